@@ -1,0 +1,3 @@
+//! PID 1 of a sandbox; see `handsd::guest::agent`.
+
+fn main() {}

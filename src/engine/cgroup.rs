@@ -1,0 +1,5 @@
+//! To come.
+
+/// A sandbox's cgroup.
+#[derive(Debug)]
+pub struct Sandbox;

@@ -1,0 +1,14 @@
+//! handsd: the daemon that gives AI agents their hands.
+
+pub mod guest;
+
+#[cfg(feature = "daemon")]
+pub mod api;
+#[cfg(feature = "daemon")]
+pub mod engine;
+#[cfg(feature = "daemon")]
+pub mod hands;
+#[cfg(feature = "daemon")]
+pub mod ids;
+#[cfg(feature = "daemon")]
+pub mod image;
