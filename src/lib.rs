@@ -5,10 +5,4 @@ pub mod guest;
 #[cfg(feature = "daemon")]
 pub mod api;
 #[cfg(feature = "daemon")]
-pub mod engine;
-#[cfg(feature = "daemon")]
-pub mod hands;
-#[cfg(feature = "daemon")]
 pub mod ids;
-#[cfg(feature = "daemon")]
-pub mod image;

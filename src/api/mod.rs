@@ -1,8 +1,7 @@
-//! The gRPC and HTTP surface: decode, call a handle, encode; no decisions.
+//! The surface.
 
 /// The generated protobufs of package `hands.v1`.
-#[expect(missing_docs, reason = "generated; the .proto files are the reference")]
-#[expect(clippy::doc_markdown, clippy::pedantic, reason = "generated")]
+#[expect(missing_docs, clippy::pedantic, reason = "generated; the .proto files are the reference")]
 pub mod proto {
     tonic::include_proto!("hands.v1");
     /// The compiled descriptors, for reflection.

@@ -157,7 +157,7 @@ pub struct Spawn {
 }
 
 /// Size of a terminal in characters.
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct PtySize {
     /// Lines.
     #[prost(uint32, tag = "1")]
@@ -230,6 +230,8 @@ pub enum Step {
     Exec = 7,
     /// The run is not there, or its leader has ended.
     Gone = 8,
+    /// Executing the program: it is there, and its interpreter is not.
+    Interpreter = 9,
 }
 
 /// Done.
@@ -446,12 +448,36 @@ pub struct Rename {
 /// A page of entries.
 #[derive(Clone, PartialEq, Message)]
 pub struct Listing {
-    /// Entries, in order.
-    #[prost(message, repeated, tag = "1")]
-    pub entries: Vec<FileInfo>,
+    /// Entries, in order, each a [`FileInfo`] with its length before it. No repeated field, because two bytes of that
+    /// can become a hundred in memory: [`Listing::decode_entries`] stops at a bound.
+    #[prost(bytes = "vec", tag = "1")]
+    pub entries: Vec<u8>,
     /// There are more after the last one.
     #[prost(bool, tag = "2")]
     pub more: bool,
+}
+
+impl Listing {
+    /// Puts an entry at the end.
+    pub fn push(&mut self, entry: &FileInfo) {
+        entry.encode_length_delimited(&mut self.entries).expect("a Vec grows");
+    }
+
+    /// The entries, `bound` at most.
+    ///
+    /// # Errors
+    /// `InvalidData` if there are more, or something else.
+    pub fn decode_entries(&self, bound: usize) -> io::Result<Vec<FileInfo>> {
+        let (mut rest, mut entries) = (self.entries.as_slice(), Vec::new());
+        while !rest.is_empty() {
+            if entries.len() == bound {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "more entries than were asked for"));
+            }
+            let entry = FileInfo::decode_length_delimited(&mut rest);
+            entries.push(entry.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?);
+        }
+        Ok(entries)
+    }
 }
 
 /// How a file stands.

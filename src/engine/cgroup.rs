@@ -1,5 +1,0 @@
-//! To come.
-
-/// A sandbox's cgroup.
-#[derive(Debug)]
-pub struct Sandbox;
