@@ -6,3 +6,5 @@ pub mod guest;
 pub mod api;
 #[cfg(feature = "daemon")]
 pub mod ids;
+#[cfg(feature = "daemon")]
+pub mod image;

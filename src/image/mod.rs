@@ -1,24 +1,44 @@
 //! Images: from a reference to directories that overlayfs can stack.
+//!
+//! In goes an [`ImageRef`], out comes an [`Image`]: trees of read-only directories, the environment and the user. What
+//! is unpacked lies in the [`ImageStore`], by its digest, and is shared by all images that hold it.
+//!
+//! ```text
+//!   host ──────► host ── a skeleton of a root, beside the node's own /usr
+//!   dir: ──────► as it is
+//!   tar: ──────► source ──┐
+//!   archive: ──► archive ─┼─► store ─► unpack ─► root ── one directory for each layer, under its digest
+//!   docker:// ─► registry ┘
+//! ```
+//!
+//! Invariants: what comes from an archive or a registry is hostile. It is bounded before it is held in memory (but for the
+//! manifest of a registry, which the client collects: see `registry`), verified by its digest, and written only through
+//! `root`, whose every step stays below the layer's directory. A layer is in place whole or not at all.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-/// What a caller asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum ImageRef {
-    /// The node's own /usr and friends.
-    Host,
-    /// A directory of the node.
-    Dir(PathBuf),
-    /// A root file system as a tar: plain, gzip or zstd.
-    Tar(PathBuf),
-    /// A `docker save` or OCI archive, and the name of the image in it if it holds several.
-    Archive(PathBuf, Option<String>),
-    /// A registry reference.
-    Registry(String),
-}
+mod archive;
+mod compression;
+mod digest;
+mod error;
+mod host;
+mod manifest;
+mod meter;
+mod place;
+mod record;
+mod reference;
+mod registry;
+mod root;
+mod settings;
+mod source;
+mod store;
+mod unpack;
+
+pub use error::{ImageError, Limit};
+pub use reference::{ImageRef, ImageRefError};
+pub use settings::{DEFAULT_MAX_ENTRIES, DEFAULT_MAX_UNPACKED_BYTES, ImageSettings, Ownership};
+pub use store::ImageStore;
 
 /// An image that is ready to be mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,31 +58,4 @@ pub struct Tree {
     pub target: PathBuf,
     /// As overlayfs stacks them: the uppermost first.
     pub layers: Vec<PathBuf>,
-}
-
-/// Why an image is of no use.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// There is none.
-    #[error("not found")]
-    NotFound,
-}
-
-/// The text is no image reference.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not an image reference")]
-pub struct ImageRefError;
-
-impl FromStr for ImageRef {
-    type Err = ImageRefError;
-
-    fn from_str(_text: &str) -> Result<Self, ImageRefError> {
-        Ok(Self::Host)
-    }
-}
-
-impl fmt::Display for ImageRef {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{self:?}")
-    }
 }
