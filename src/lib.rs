@@ -5,6 +5,10 @@ pub mod guest;
 #[cfg(feature = "daemon")]
 pub mod api;
 #[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
 pub mod ids;
 #[cfg(feature = "daemon")]
 pub mod image;
+#[cfg(feature = "daemon")]
+pub mod telemetry;

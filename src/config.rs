@@ -1,0 +1,260 @@
+//! The configuration: one TOML file, a few flags on top, and a default for all the rest.
+//!
+//! [`Config::parse`] is pure: a text and an [`Environment`] in, a [`Config`] or every [`Fault`] of the text out.
+//! [`Config::load`] reads the file for it. A configuration that was made is valid: nobody checks it again.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use defaults::ID_COUNT;
+pub use fault::{Fault, Place};
+pub use listen::{AddressError, HttpAddress, ListenAddress};
+
+mod defaults;
+mod fault;
+mod listen;
+mod parse;
+mod print;
+mod section;
+mod units;
+
+/// A configuration takes 2 KiB; what is longer than this is another file.
+const MAX_FILE: u64 = 64 << 10;
+
+/// What the daemon is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where all state is kept; absolute and UTF-8.
+    pub state_dir: PathBuf,
+    /// Where gRPC is served; at least one, none twice.
+    pub grpc: Vec<ListenAddress>,
+    /// Where /livez and /readyz are served, if anywhere.
+    pub http: Option<SocketAddr>,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// What a sandbox gets if its request leaves it out.
+    pub sandbox: SandboxDefaults,
+    /// The same of a run.
+    pub run: RunDefaults,
+    /// Bounds of images.
+    pub image: ImageConfig,
+    /// What makes the containers.
+    pub engine: EngineConfig,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Directives of `tracing_subscriber::EnvFilter`, known to be valid.
+    pub filter: String,
+    /// For whom.
+    pub format: LogFormat,
+}
+
+/// For whom the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Human,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+/// What a sandbox gets if its request leaves it out; `None` is unlimited.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SandboxDefaults {
+    /// Image reference.
+    pub image: String,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// CPUs' worth of processor time.
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Sandboxes of this node; no request goes beyond it.
+    pub max_sandboxes: usize,
+}
+
+/// What a run gets if its request leaves it out, and what no request goes beyond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDefaults {
+    /// Deadline; at least a second and at most `max_timeout`.
+    pub timeout: Duration,
+    /// The longest deadline that a request may name.
+    pub max_timeout: Duration,
+    /// Between SIGTERM and SIGKILL; zero kills at once.
+    pub kill_grace: Duration,
+    /// How long a run that has ended can be attached to.
+    pub retention: Duration,
+    /// How many ended runs a sandbox keeps, the latest first.
+    pub retained_runs: usize,
+    /// Bytes of output kept of one run, head and tail together.
+    pub output_cap: u64,
+    /// Runs that run at once in one sandbox.
+    pub max_runs: usize,
+}
+
+/// Bounds of images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// Bytes that one image may unpack to.
+    pub max_unpacked: u64,
+    /// Registries, as host or host:port, that are spoken to without TLS.
+    pub plain_http: Vec<String>,
+}
+
+/// What makes the containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Which engine.
+    pub kind: EngineKind,
+    /// Whether it uses cgroups.
+    pub cgroup: CgroupUse,
+    /// The first user and group id of the node that sandboxes run as; [`ID_COUNT`] are theirs.
+    pub id_base: u32,
+}
+
+/// An engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    /// The embedded one.
+    Native,
+}
+
+/// Whether cgroups are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupUse {
+    /// As far as the host has them.
+    Auto,
+    /// Not at all: no limits, and kills that a process can escape.
+    Off,
+}
+
+/// What the command line says; it wins over the file.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Overrides {
+    /// Where all state is kept
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where gRPC is served: unix:/path or a loopback address; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    pub grpc: Vec<ListenAddress>,
+    /// Where /livez and /readyz are served: a loopback address, or "off"
+    #[arg(long, value_name = "ADDRESS")]
+    pub http: Option<HttpAddress>,
+}
+
+/// What defaults depend on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// The daemon runs as root.
+    pub is_root: bool,
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// `$XDG_STATE_HOME`.
+    pub xdg_state_home: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`.
+    pub xdg_runtime_dir: Option<PathBuf>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("reading {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not one of ours.
+    #[error("{} is longer than {MAX_FILE} bytes, so it is no configuration of handsd", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The configuration has faults.
+    #[error(transparent)]
+    Faults(ConfigFaults),
+}
+
+/// Every fault of a configuration, one a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFaults {
+    /// The file, if one was read.
+    pub file: Option<PathBuf>,
+    /// At least one, in the file's order.
+    pub faults: Vec<Fault>,
+}
+
+impl Config {
+    /// Reads `file`, if there is one, and puts the command line's `overrides` on top.
+    ///
+    /// # Errors
+    /// The file cannot be read, or it has faults: then all of them.
+    pub fn load(file: Option<&Path>, overrides: &Overrides, environment: &Environment) -> Result<Self, ConfigError> {
+        let text = file.map(read_file).transpose()?.unwrap_or_default();
+        parse::config(&text, overrides, environment)
+            .map_err(|faults| ConfigError::Faults(ConfigFaults { file: file.map(Path::to_owned), faults }))
+    }
+
+    /// The configuration that a text gives where there are no flags.
+    ///
+    /// # Errors
+    /// Every fault of the text.
+    pub fn parse(text: &str, environment: &Environment) -> Result<Self, Vec<Fault>> {
+        parse::config(text, &Overrides::default(), environment)
+    }
+}
+
+impl Environment {
+    /// This process's.
+    #[must_use]
+    pub fn current() -> Self {
+        // The XDG specification has relative paths ignored, and empty is as good as unset.
+        let directory = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Self {
+            is_root: nix::unistd::geteuid().is_root(),
+            home: directory("HOME"),
+            xdg_state_home: directory("XDG_STATE_HOME"),
+            xdg_runtime_dir: directory("XDG_RUNTIME_DIR"),
+        }
+    }
+}
+
+impl fmt::Display for ConfigFaults {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.faults.iter().enumerate() {
+            if index > 0 {
+                formatter.write_str("\n")?;
+            }
+            // Without a place, it may be a flag or the environment that is at fault.
+            if let (Some(file), Some(_)) = (&self.file, fault.place) {
+                write!(formatter, "{}:", file.display())?;
+            }
+            fault.fmt(formatter)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigFaults {}
+
+fn read_file(path: &Path) -> Result<String, ConfigError> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+    match read {
+        Ok(length) if length as u64 > MAX_FILE => Err(ConfigError::TooLong { path: path.to_owned() }),
+        Ok(_) => Ok(text),
+        Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

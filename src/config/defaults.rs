@@ -1,0 +1,97 @@
+//! Every default and every bound of the configuration, each with its reason.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::{CgroupUse, EngineKind, LogFormat};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// More bytes than any one machine has: a size above it is a slip of the pen.
+const MAX_SIZE: u64 = 1 << 50;
+
+/// Where a system service keeps its state (the file system hierarchy standard).
+pub(super) const ROOT_STATE_DIR: &str = "/var/lib/handsd";
+/// Where a system service puts its socket; systemd's `RuntimeDirectory=handsd` makes the directory.
+pub(super) const ROOT_SOCKET: &str = "/run/handsd/handsd.sock";
+/// For clients that cannot speak over a unix socket. Loopback, because there is no TLS yet.
+pub(super) const GRPC_PORT: SocketAddr = loopback(7420);
+/// Liveness and readiness, beside the gRPC port.
+pub(super) const HTTP: SocketAddr = loopback(7421);
+
+/// What a person who operates the node cares about: starts, ends, and what failed.
+pub(super) const LOG_FILTER: &str = "info";
+/// Most first runs are in a terminal.
+pub(super) const LOG_FORMAT: LogFormat = LogFormat::Human;
+
+/// The node's own programs: the only image that is there without a download.
+pub(super) const IMAGE: &str = "host";
+/// No bound: only the operator knows how many sandboxes share the node's memory.
+pub(super) const MEMORY: Option<u64> = None;
+/// Below it, not even the guest and a shell fit.
+pub(super) const MEMORY_BOUNDS: RangeInclusive<u64> = 4 * MIB..=MAX_SIZE;
+/// No bound: the scheduler shares fairly, and an idle processor serves nobody.
+pub(super) const CPUS: Option<f64> = None;
+/// The kernel's smallest quota is one millisecond in its period of a hundred; no kernel is built for more than the upper one.
+pub(super) const CPUS_BOUNDS: RangeInclusive<f64> = 0.01..=8192.0;
+/// A parallel build fits; a fork bomb ends well before the 32,768 process ids that small nodes have.
+pub(super) const PIDS: Option<u64> = Some(4096);
+/// The guest, a shell and a short pipeline; the kernel counts no further than the upper one.
+pub(super) const PIDS_BOUNDS: RangeInclusive<u64> = 8..=4 * MIB;
+/// An idle sandbox costs 0.6 MiB of the kernel's and the guest's memory: 1.2 GiB for all of these.
+pub(super) const MAX_SANDBOXES: usize = 2000;
+/// The upper one would cost 60 GiB in the same way.
+pub(super) const MAX_SANDBOXES_BOUNDS: RangeInclusive<usize> = 1..=100_000;
+
+/// A build or a test suite ends in it, and what hangs is noticed while somebody still waits for it.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(300);
+/// A run that may take for ever has to be asked for by the request, never by a default.
+pub(super) const TIMEOUT_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIMEOUT;
+/// Longer than any job worth keeping in one process.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Enough to flush files and say goodbye; short enough that a deadline means something.
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(2);
+/// A database may want minutes to shut down; zero kills at once.
+pub(super) const KILL_GRACE_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
+/// A client that lost its connection comes back within it, restarts of its machine included.
+pub(super) const RETENTION: Duration = MINUTE.saturating_mul(10);
+/// Retained output takes disk for as long as this.
+pub(super) const RETENTION_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=DAY.saturating_mul(30);
+/// An agent that runs a command every three seconds keeps all of the retention time.
+pub(super) const RETAINED_RUNS: usize = 256;
+/// Each retained run is a file or two.
+pub(super) const RETAINED_RUNS_BOUNDS: RangeInclusive<usize> = 0..=65_536;
+/// A verbose build of a large project fits; a program that writes for ever does not fill the disk.
+pub(super) const OUTPUT_CAP: u64 = 4 * GIB;
+/// Below one full pipe, head and tail would be too short to tell anything.
+pub(super) const OUTPUT_CAP_BOUNDS: RangeInclusive<u64> = 64 * KIB..=MAX_SIZE;
+/// Of a sandbox's 4,096 processes, each of so many runs may have eight.
+pub(super) const MAX_RUNS: usize = 512;
+/// More runs than a small node has process ids are of no use.
+pub(super) const MAX_RUNS_BOUNDS: RangeInclusive<usize> = 1..=32_768;
+
+/// The largest images of tool chains unpack to about half of it; an archive that unpacks to more is a bomb.
+pub(super) const MAX_UNPACKED: u64 = 20 * GIB;
+/// Nothing unpacks to less than the lower one.
+pub(super) const MAX_UNPACKED_BOUNDS: RangeInclusive<u64> = MIB..=MAX_SIZE;
+
+/// The only one so far.
+pub(super) const ENGINE: EngineKind = EngineKind::Native;
+/// Limits and whole kills, wherever the host offers them.
+pub(super) const CGROUP: CgroupUse = CgroupUse::Auto;
+/// Far above /etc/subuid, which starts at 100,000 and grows by 65,536 a user. systemd-nspawn picks from 0x0008_0000 to
+/// 0x6fff_ffff by a hash of the container's name, so that a clash is unlikely.
+pub(super) const ID_BASE: u32 = 0x4000_0000;
+/// Below are the node's own users; above, the range would reach the ids that mean "nobody in particular".
+pub(super) const ID_BASE_BOUNDS: RangeInclusive<u32> = ID_COUNT..=u32::MAX - ID_COUNT;
+/// How many user and group ids sandboxes have, from `id_base` on: the 16 bits that every Unix has had.
+pub const ID_COUNT: u32 = 65_536;
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}

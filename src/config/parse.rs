@@ -1,0 +1,206 @@
+//! The keys of the file: what each one takes, and what stands in for it.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml_span::value::Value;
+use tracing_subscriber::EnvFilter;
+
+use super::section::{self, Section, choice, integer, limit, number, text};
+use super::{
+    AddressError, CgroupUse, Config, EngineConfig, EngineKind, Environment, Fault, HttpAddress, ImageConfig,
+    ListenAddress, LogConfig, LogFormat, Overrides, RunDefaults, SandboxDefaults, defaults, units,
+};
+use crate::image::ImageRef;
+
+/// The configuration that `text` gives with the flags on top, or all its faults.
+pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environment) -> Result<Config, Vec<Fault>> {
+    section::read(text, |root| {
+        let state_dir = state_dir(root, overrides, environment);
+        let grpc = grpc(root, overrides, environment, &state_dir);
+        Config {
+            http: http(root, overrides, &grpc),
+            grpc,
+            log: root.section("log", log),
+            sandbox: root.section("sandbox", sandbox),
+            run: root.section("run", run),
+            image: root.section("image", image),
+            engine: root.section("engine", engine),
+            state_dir,
+        }
+    })
+}
+
+fn state_dir(root: &mut Section<'_, '_>, overrides: &Overrides, environment: &Environment) -> PathBuf {
+    let written = root.take("state_dir", text(directory));
+    let default = || {
+        if environment.is_root {
+            return Some(PathBuf::from(defaults::ROOT_STATE_DIR));
+        }
+        let under_home = || environment.home.as_ref().map(|home| home.join(".local/state"));
+        environment.xdg_state_home.clone().or_else(under_home).map(|states| states.join("handsd"))
+    };
+    let chosen = overrides.state_dir.clone().or(written).or_else(default);
+    let chosen = chosen.unwrap_or_else(|| {
+        let message = "expected a directory: neither HOME nor XDG_STATE_HOME is set, so there is no default";
+        root.reject("state_dir", Some(message.to_owned()));
+        PathBuf::new()
+    });
+    // A flag or the environment may give what the file could not.
+    let usable = chosen.to_str().is_some_and(|path| directory(path).is_ok());
+    root.reject("state_dir", (!usable).then(|| format!("expected an absolute path in UTF-8, found {chosen:?}")));
+    chosen
+}
+
+fn grpc(
+    root: &mut Section<'_, '_>,
+    overrides: &Overrides,
+    environment: &Environment,
+    state_dir: &Path,
+) -> Vec<ListenAddress> {
+    let written = root.take_list("grpc", text(listen_address));
+    let default_socket = || match &environment.xdg_runtime_dir {
+        _ if environment.is_root => PathBuf::from(defaults::ROOT_SOCKET),
+        Some(runtime) => runtime.join("handsd/handsd.sock"),
+        None => state_dir.join("handsd.sock"),
+    };
+    let given = if overrides.grpc.is_empty() { written } else { Some(overrides.grpc.clone()) };
+    let addresses =
+        given.unwrap_or_else(|| vec![ListenAddress::Unix(default_socket()), ListenAddress::Tcp(defaults::GRPC_PORT)]);
+    // Of the addresses, only the default socket has not been through this: its directory may be a deep one.
+    let long = addresses.iter().find_map(|address| match address {
+        ListenAddress::Unix(path) => ListenAddress::unix(path).err(),
+        ListenAddress::Tcp(_) => None,
+    });
+    root.reject("grpc", long.map(|error| error.to_string()));
+    root.reject("grpc", addresses.is_empty().then(|| "expected at least one address".to_owned()));
+    let twice = addresses.iter().enumerate().find(|(index, address)| addresses[..*index].contains(address));
+    root.reject("grpc", twice.map(|(_, address)| format!("{address} is there twice")));
+    addresses
+}
+
+fn http(root: &mut Section<'_, '_>, overrides: &Overrides, grpc: &[ListenAddress]) -> Option<SocketAddr> {
+    let written = root.take("http", text(|text| text.parse::<HttpAddress>().map_err(expected)));
+    let http: Option<SocketAddr> = overrides.http.or(written).unwrap_or(HttpAddress::At(defaults::HTTP)).into();
+    // Of port 0 the kernel makes another port each time.
+    let taken = http.filter(|address| address.port() != 0 && grpc.contains(&ListenAddress::Tcp(*address)));
+    root.reject("http", taken.map(|_| "expected another address than gRPC has".to_owned()));
+    http
+}
+
+fn log(log: &mut Section<'_, '_>) -> LogConfig {
+    let filter = log.take("filter", text(filter));
+    let format = log.take("format", choice([("human", LogFormat::Human), ("json", LogFormat::Json)]));
+    LogConfig {
+        filter: filter.unwrap_or_else(|| defaults::LOG_FILTER.to_owned()),
+        format: format.unwrap_or(defaults::LOG_FORMAT),
+    }
+}
+
+fn sandbox(sandbox: &mut Section<'_, '_>) -> SandboxDefaults {
+    let image = sandbox.take("image", text(image_reference));
+    SandboxDefaults {
+        image: image.unwrap_or_else(|| defaults::IMAGE.to_owned()),
+        memory: sandbox.take("memory", limit(size(defaults::MEMORY_BOUNDS))).unwrap_or(defaults::MEMORY),
+        cpus: sandbox.take("cpus", limit(number(defaults::CPUS_BOUNDS))).unwrap_or(defaults::CPUS),
+        pids: sandbox.take("pids", limit(integer(defaults::PIDS_BOUNDS))).unwrap_or(defaults::PIDS),
+        max_sandboxes: sandbox
+            .take("max_sandboxes", integer(defaults::MAX_SANDBOXES_BOUNDS))
+            .unwrap_or(defaults::MAX_SANDBOXES),
+    }
+}
+
+fn run(run: &mut Section<'_, '_>) -> RunDefaults {
+    let timeout = run.take("timeout", duration(defaults::TIMEOUT_BOUNDS));
+    let max_timeout = run.take("max_timeout", duration(defaults::TIMEOUT_BOUNDS)).unwrap_or(defaults::MAX_TIMEOUT);
+    // Who only lowers the maximum means the default as well.
+    let timeout = timeout.unwrap_or_else(|| defaults::TIMEOUT.min(max_timeout));
+    let late = (timeout > max_timeout).then(|| units::format_duration(max_timeout));
+    run.reject("timeout", late.map(|most| format!("expected at most run.max_timeout, which is {most}")));
+    RunDefaults {
+        timeout,
+        max_timeout,
+        kill_grace: run.take("kill_grace", duration(defaults::KILL_GRACE_BOUNDS)).unwrap_or(defaults::KILL_GRACE),
+        retention: run.take("retention", duration(defaults::RETENTION_BOUNDS)).unwrap_or(defaults::RETENTION),
+        retained_runs: run
+            .take("retained_runs", integer(defaults::RETAINED_RUNS_BOUNDS))
+            .unwrap_or(defaults::RETAINED_RUNS),
+        output_cap: run.take("output_cap", size(defaults::OUTPUT_CAP_BOUNDS)).unwrap_or(defaults::OUTPUT_CAP),
+        max_runs: run.take("max_runs", integer(defaults::MAX_RUNS_BOUNDS)).unwrap_or(defaults::MAX_RUNS),
+    }
+}
+
+fn image(image: &mut Section<'_, '_>) -> ImageConfig {
+    ImageConfig {
+        max_unpacked: image.take("max_unpacked", size(defaults::MAX_UNPACKED_BOUNDS)).unwrap_or(defaults::MAX_UNPACKED),
+        plain_http: image.take_list("plain_http", text(registry)).unwrap_or_default(),
+    }
+}
+
+fn engine(engine: &mut Section<'_, '_>) -> EngineConfig {
+    EngineConfig {
+        kind: engine.take("kind", choice([("native", EngineKind::Native)])).unwrap_or(defaults::ENGINE),
+        cgroup: engine
+            .take("cgroup", choice([("auto", CgroupUse::Auto), ("off", CgroupUse::Off)]))
+            .unwrap_or(defaults::CGROUP),
+        id_base: engine.take("id_base", integer(defaults::ID_BASE_BOUNDS)).unwrap_or(defaults::ID_BASE),
+    }
+}
+
+/// Bytes: a whole number, or text with a unit.
+fn size(bounds: RangeInclusive<u64>) -> impl Fn(&Value<'_>) -> Result<u64, String> {
+    move |value| {
+        let written = value.as_str().and_then(units::parse_size);
+        let whole = value.as_integer().and_then(|bytes| u64::try_from(bytes).ok());
+        written.or(whole).filter(|bytes| bounds.contains(bytes)).ok_or_else(|| {
+            let (least, most) = (units::format_size(*bounds.start()), units::format_size(*bounds.end()));
+            format!("a size like \"512MiB\" or a number of bytes, from {least} to {most}")
+        })
+    }
+}
+
+fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value<'_>) -> Result<Duration, String> {
+    move |value| {
+        let written = value.as_str().and_then(units::parse_duration);
+        written.filter(|duration| bounds.contains(duration)).ok_or_else(|| {
+            let (least, most) = (units::format_duration(*bounds.start()), units::format_duration(*bounds.end()));
+            format!("a duration like \"90s\" or \"10m\", from {least} to {most}")
+        })
+    }
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    let usable = text.starts_with('/') && !text.contains('\0');
+    if usable { Ok(PathBuf::from(text)) } else { Err("an absolute path".to_owned()) }
+}
+
+fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    text.parse().map_err(expected)
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("log directives like \"info,handsd=debug\" ({error})")),
+    }
+}
+
+fn image_reference(text: &str) -> Result<String, String> {
+    match text.parse::<ImageRef>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("an image ({error})")),
+    }
+}
+
+/// A host, or a host and its port.
+fn registry(text: &str) -> Result<String, String> {
+    let usable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+    if usable { Ok(text.to_owned()) } else { Err("a registry like \"registry.local:5000\"".to_owned()) }
+}
+
+/// What [`Section`] puts "expected" before.
+fn expected(error: AddressError) -> String {
+    error.to_string().trim_start_matches("expected ").to_owned()
+}

@@ -1,0 +1,164 @@
+//! Writes a configuration as the file that would give it.
+
+use std::time::Duration;
+
+use super::{CgroupUse, Config, EngineKind, LogFormat, units};
+
+impl Config {
+    /// The effective configuration as TOML, each key with a word of explanation. [`Config::parse`] reads it back to the
+    /// same configuration.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        [self.listening(), self.log(), self.sandbox(), self.run(), self.image(), self.engine()].join("\n")
+    }
+
+    fn listening(&self) -> String {
+        let Self { state_dir, grpc, http, .. } = self;
+        let grpc: Vec<_> = grpc.iter().map(|address| text(&address.to_string())).collect();
+        format!(
+            "\
+# Where all state is kept: images, sandboxes, output.
+state_dir = {state_dir}
+# Where gRPC is served: \"unix:/path\" or a loopback address. Whoever can connect commands every sandbox.
+grpc = [{grpc}]
+# Where /livez and /readyz are served: a loopback address, or \"off\".
+http = {http}
+",
+            state_dir = text(&state_dir.display().to_string()),
+            grpc = grpc.join(", "),
+            http = http.map_or_else(|| text("off"), |address| text(&address.to_string())),
+        )
+    }
+
+    fn log(&self) -> String {
+        let format = match self.log.format {
+            LogFormat::Human => "human",
+            LogFormat::Json => "json",
+        };
+        format!(
+            "\
+[log]
+# What is logged: a level, or directives like \"info,handsd::engine=debug\".
+filter = {filter}
+# \"human\" or \"json\".
+format = \"{format}\"
+",
+            filter = text(&self.log.filter),
+        )
+    }
+
+    fn sandbox(&self) -> String {
+        let sandbox = &self.sandbox;
+        format!(
+            "\
+# What a sandbox gets if its request leaves it out.
+[sandbox]
+# \"host\", \"dir:/path\", \"tar:/path\", \"archive:/path\" or a registry reference.
+image = {image}
+# Bytes of memory, CPUs' worth of processor time, and processes and threads; or \"unlimited\".
+memory = {memory}
+cpus = {cpus}
+pids = {pids}
+# Sandboxes of this node; a request for one more is refused.
+max_sandboxes = {max_sandboxes}
+",
+            image = text(&sandbox.image),
+            memory = limit(sandbox.memory.map(size)),
+            cpus = limit(sandbox.cpus.map(|cpus| format!("{cpus:?}"))),
+            pids = limit(sandbox.pids.map(|pids| pids.to_string())),
+            max_sandboxes = sandbox.max_sandboxes,
+        )
+    }
+
+    fn run(&self) -> String {
+        let run = &self.run;
+        format!(
+            "\
+[run]
+# Deadline of a run whose request names none, and the longest that a request may name.
+timeout = {timeout}
+max_timeout = {max_timeout}
+# Between SIGTERM and SIGKILL.
+kill_grace = {kill_grace}
+# How long a run that has ended can be attached to, and how many of them a sandbox keeps.
+retention = {retention}
+retained_runs = {retained_runs}
+# Output kept of one run; beyond it the head and the tail are kept.
+output_cap = {output_cap}
+# Runs that run at once in one sandbox; a request for one more is refused.
+max_runs = {max_runs}
+",
+            timeout = duration(run.timeout),
+            max_timeout = duration(run.max_timeout),
+            kill_grace = duration(run.kill_grace),
+            retention = duration(run.retention),
+            retained_runs = run.retained_runs,
+            output_cap = size(run.output_cap),
+            max_runs = run.max_runs,
+        )
+    }
+
+    fn image(&self) -> String {
+        let plain_http: Vec<_> = self.image.plain_http.iter().map(|registry| text(registry)).collect();
+        format!(
+            "\
+[image]
+# What one image may unpack to.
+max_unpacked = {max_unpacked}
+# Registries, as host or host:port, that are spoken to without TLS.
+plain_http = [{plain_http}]
+",
+            max_unpacked = size(self.image.max_unpacked),
+            plain_http = plain_http.join(", "),
+        )
+    }
+
+    fn engine(&self) -> String {
+        let kind = match self.engine.kind {
+            EngineKind::Native => "native",
+        };
+        let cgroup = match self.engine.cgroup {
+            CgroupUse::Auto => "auto",
+            CgroupUse::Off => "off",
+        };
+        format!(
+            "\
+[engine]
+# What makes the containers: \"native\".
+kind = \"{kind}\"
+# \"auto\" uses the cgroups that the host has; \"off\" uses none: no limits, and kills that a process can escape.
+cgroup = \"{cgroup}\"
+# The first of the 65536 user and group ids of this node that sandboxes run as.
+id_base = {id_base:#x}
+",
+            id_base = self.engine.id_base,
+        )
+    }
+}
+
+fn size(bytes: u64) -> String {
+    text(&units::format_size(bytes))
+}
+
+fn duration(duration: Duration) -> String {
+    text(&units::format_duration(duration))
+}
+
+fn limit(bound: Option<String>) -> String {
+    bound.unwrap_or_else(|| text("unlimited"))
+}
+
+/// A basic string of TOML.
+fn text(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            letter if letter.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            letter => quoted.push(letter),
+        }
+    }
+    quoted.push('"');
+    quoted
+}

@@ -1,0 +1,330 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn root() -> Environment {
+    Environment { is_root: true, ..Environment::default() }
+}
+
+fn user() -> Environment {
+    Environment { home: Some("/home/ada".into()), ..Environment::default() }
+}
+
+fn faults(text: &str) -> Vec<String> {
+    Config::parse(text, &root()).unwrap_err().iter().map(Fault::to_string).collect()
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    let config = Config::parse("", &root()).unwrap();
+    assert_eq!(config.state_dir, Path::new("/var/lib/handsd"));
+    assert_eq!(
+        config.grpc,
+        [ListenAddress::Unix("/run/handsd/handsd.sock".into()), ListenAddress::Tcp("127.0.0.1:7420".parse().unwrap())]
+    );
+    assert_eq!(config.http, Some("127.0.0.1:7421".parse().unwrap()));
+    assert_eq!(config.run.timeout, Duration::from_secs(300));
+    assert_eq!(config.sandbox.pids, Some(4096));
+}
+
+#[test]
+fn every_default_is_within_its_bounds() {
+    let config = Config::parse("", &root()).unwrap();
+    assert_eq!(Config::parse(&config.to_toml(), &user()).unwrap(), config);
+}
+
+#[test]
+fn a_user_keeps_state_at_home_and_the_socket_in_the_runtime_directory() {
+    let mut environment = user();
+    let config = Config::parse("", &environment).unwrap();
+    assert_eq!(config.state_dir, Path::new("/home/ada/.local/state/handsd"));
+    assert_eq!(config.grpc[0], ListenAddress::Unix("/home/ada/.local/state/handsd/handsd.sock".into()));
+
+    environment.xdg_state_home = Some("/xdg/state".into());
+    environment.xdg_runtime_dir = Some("/run/user/1000".into());
+    let config = Config::parse("", &environment).unwrap();
+    assert_eq!(config.state_dir, Path::new("/xdg/state/handsd"));
+    assert_eq!(config.grpc[0], ListenAddress::Unix("/run/user/1000/handsd/handsd.sock".into()));
+}
+
+#[test]
+fn without_a_home_the_state_directory_must_be_named() {
+    let environment = Environment::default();
+    let faults = Config::parse("", &environment).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert_eq!((faults[0].place, faults[0].key.as_str()), (None, "state_dir"));
+    assert!(Config::parse("state_dir = '/state'", &environment).is_ok());
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = "\
+state_dir = '/state'
+grpc = ['unix:/state/socket', '[::1]:1']
+http = 'off'
+[log]
+filter = 'warn,handsd::engine=debug'
+format = 'json'
+[sandbox]
+image = 'debian:12'
+memory = '512MiB'
+cpus = 2
+pids = 'unlimited'
+max_sandboxes = 3
+[run]
+timeout = '10m'
+max_timeout = '1h'
+kill_grace = '0s'
+retention = '1day'
+retained_runs = 0
+output_cap = 65536
+max_runs = 1
+[image]
+max_unpacked = '1G'
+plain_http = ['registry.local:5000']
+[engine]
+kind = 'native'
+cgroup = 'off'
+id_base = 0x10000
+";
+    let config = Config::parse(text, &root()).unwrap();
+    let expected = Config {
+        state_dir: "/state".into(),
+        grpc: vec!["unix:/state/socket".parse().unwrap(), "[::1]:1".parse().unwrap()],
+        http: None,
+        log: LogConfig { filter: "warn,handsd::engine=debug".to_owned(), format: LogFormat::Json },
+        sandbox: SandboxDefaults {
+            image: "debian:12".to_owned(),
+            memory: Some(512 << 20),
+            cpus: Some(2.0),
+            pids: None,
+            max_sandboxes: 3,
+        },
+        run: RunDefaults {
+            timeout: Duration::from_secs(600),
+            max_timeout: Duration::from_secs(3600),
+            kill_grace: Duration::ZERO,
+            retention: Duration::from_secs(86_400),
+            retained_runs: 0,
+            output_cap: 65_536,
+            max_runs: 1,
+        },
+        image: ImageConfig { max_unpacked: 1 << 30, plain_http: vec!["registry.local:5000".to_owned()] },
+        engine: EngineConfig { kind: EngineKind::Native, cgroup: CgroupUse::Off, id_base: 0x10000 },
+    };
+    assert_eq!(config, expected);
+    assert_eq!(Config::parse(&config.to_toml(), &user()).unwrap(), expected);
+}
+
+#[test]
+fn every_fault_is_reported_with_its_place_and_what_was_expected() {
+    let text = "\
+statedir = '/state'
+grpc = ['unix:socket', '0.0.0.0:7420']
+http = 7421
+[run]
+timeout = 300
+output_cap = '1K'
+max_runs = 0
+[engine]
+kind = 'docker'
+";
+    let faults = faults(text);
+    let expected = [
+        "1:1: statedir: unknown key; did you mean \"state_dir\"?",
+        "2:10: grpc: expected \"unix:\" and an absolute path, or a loopback address like \"127.0.0.1:7420\", found \"unix:socket\"",
+        "2:25: grpc: expected a loopback address: there is no TLS",
+        "3:8: http: expected text, found 7421",
+        "5:11: run.timeout: expected a duration like \"90s\" or \"10m\", from 1s to 30days, found 300",
+        "6:15: run.output_cap: expected a size like \"512MiB\" or a number of bytes, from 64KiB to 1024TiB, found \"1K\"",
+        "7:12: run.max_runs: expected a whole number from 1 to 32768, found 0",
+        "9:9: engine.kind: expected \"native\", found \"docker\"",
+    ];
+    assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    for (fault, expected) in faults.iter().zip(expected) {
+        assert!(fault.starts_with(expected), "{fault}");
+    }
+}
+
+#[test]
+fn each_wrong_value_is_one_fault_of_its_own_key() {
+    for (key, value) in [
+        ("state_dir", "'state'"),
+        ("state_dir", "\"/a\\u0000\""),
+        ("grpc", "[]"),
+        ("grpc", "'127.0.0.1:7420'"),
+        ("grpc", "['127.0.0.1:1', '127.0.0.1:1']"),
+        ("http", "'0.0.0.0:7421'"),
+        ("http", "'127.0.0.1:7420'"),
+        ("log.filter", "'handsd=loud'"),
+        ("log.format", "'xml'"),
+        ("sandbox.memory", "'1M'"),
+        ("sandbox.memory", "-1"),
+        ("sandbox.cpus", "0"),
+        ("sandbox.cpus", "nan"),
+        ("sandbox.pids", "1"),
+        ("sandbox.max_sandboxes", "1.5"),
+        ("run.timeout", "'0s'"),
+        ("run.max_timeout", "'1year'"),
+        ("run.kill_grace", "'1h'"),
+        ("run.retention", "'-1s'"),
+        ("image.plain_http", "['http://registry']"),
+        ("engine.cgroup", "true"),
+        ("engine.id_base", "1000"),
+        ("engine.id_base", "0xffffffff"),
+    ] {
+        let faults = Config::parse(&format!("{key} = {value}"), &root()).unwrap_err();
+        let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
+        assert_eq!(keys, [key], "{value}: {faults:?}");
+        assert!(faults[0].place.is_some_and(|place| place.line == 1), "{faults:?}");
+    }
+}
+
+#[test]
+fn the_default_deadline_is_never_beyond_the_maximum() {
+    let config = Config::parse("run.max_timeout = '60s'", &root()).unwrap();
+    assert_eq!(config.run.timeout, Duration::from_secs(60));
+    assert_eq!(
+        faults("[run]\ntimeout = '2m'\nmax_timeout = '60s'"),
+        ["2:12: run.timeout: expected at most run.max_timeout, which is 1m"]
+    );
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "state_dir = '/file'\ngrpc = ['127.0.0.1:1']\nhttp = 'off'\nrun.max_runs = 7\n").unwrap();
+    let overrides = Overrides {
+        state_dir: Some("/flag".into()),
+        grpc: vec!["unix:/flag/socket".parse().unwrap()],
+        http: Some("127.0.0.1:9".parse().unwrap()),
+    };
+    let config = Config::load(Some(file.path()), &overrides, &root()).unwrap();
+    assert_eq!(config.state_dir, Path::new("/flag"));
+    assert_eq!(config.grpc, overrides.grpc);
+    assert_eq!(config.http, Some("127.0.0.1:9".parse().unwrap()));
+    assert_eq!(config.run.max_runs, 7);
+}
+
+#[test]
+fn a_flag_for_the_state_directory_moves_the_default_socket() {
+    let overrides = Overrides { state_dir: Some("/flag".into()), ..Overrides::default() };
+    let config = Config::load(None, &overrides, &user()).unwrap();
+    assert_eq!(config.grpc[0], ListenAddress::Unix("/flag/handsd.sock".into()));
+}
+
+#[test]
+fn a_state_directory_too_deep_for_the_default_socket_is_a_fault() {
+    let overrides = Overrides { state_dir: Some(format!("/{}", "x".repeat(110)).into()), ..Overrides::default() };
+    let error = Config::load(None, &overrides, &user()).unwrap_err();
+    assert!(error.to_string().starts_with("grpc: expected a path of at most 107 bytes"), "{error}");
+    assert!(Config::load(None, &overrides, &root()).is_ok());
+}
+
+#[test]
+fn port_0_is_another_port_each_time() {
+    let config = Config::parse("grpc = ['127.0.0.1:0']\nhttp = '127.0.0.1:0'", &root()).unwrap();
+    assert_eq!(config.grpc, [ListenAddress::Tcp(config.http.unwrap())]);
+}
+
+#[test]
+fn faults_of_a_file_name_the_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "http = 1\nx = 2\n").unwrap();
+    let error = Config::load(Some(file.path()), &Overrides::default(), &root()).unwrap_err();
+    let name = file.path().display();
+    let message = error.to_string();
+    let lines: Vec<_> = message.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with(&format!("{name}:1:8: http: expected")), "{message}");
+    assert!(lines[1].starts_with(&format!("{name}:2:1: x: unknown key")), "{message}");
+}
+
+#[test]
+fn a_file_that_is_missing_endless_or_no_text_is_refused() {
+    let load = |path| Config::load(Some(Path::new(path)), &Overrides::default(), &root());
+    assert!(matches!(load("/nonexistent/handsd.toml"), Err(ConfigError::Read { .. })));
+    assert!(matches!(load("/dev/zero"), Err(ConfigError::TooLong { .. })));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, b"http = '\xff'").unwrap();
+    assert!(matches!(load(file.path().to_str().unwrap()), Err(ConfigError::Read { .. })));
+}
+
+/// Pieces of TOML and of ours, so that random joins of them come close to what a person writes.
+fn almost_config() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "[run]\n",
+        "[[run]]\n",
+        "[run.timeout]\n",
+        "[",
+        "]",
+        "{",
+        "}",
+        "=",
+        ".",
+        ",",
+        "\n",
+        " ",
+        "\"",
+        "'",
+        "'''",
+        "\"\"\"",
+        "\\u",
+        "#",
+        "run",
+        "timeout",
+        "timeout = '1s'\n",
+        "grpc = ",
+        "['unix:/a']\n",
+        "a.b.c = 1\n",
+        "[a.b]\n",
+        "[[a.b.c]]\n",
+        "[[a]]\n",
+        "1",
+        "-1",
+        "0x",
+        "1e9",
+        "nan",
+        "true",
+        "1979-05-27",
+        "\r\n",
+        "\u{feff}",
+        "é",
+        "state_dir",
+        "log.filter='[{'\n",
+    ]);
+    prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC*|(?s:.*)") {
+        let _ = Config::parse(&text, &root());
+    }
+
+    #[test]
+    fn no_text_that_looks_like_a_config_panics(text in almost_config()) {
+        if let Err(faults) = Config::parse(&text, &root()) {
+            prop_assert!(!faults.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_printed_reads_back(
+        state_dir in "/[^\0]{0,40}",
+        memory in prop::option::of(4_u64 << 20..1 << 50),
+        cpus in prop::option::of(0.01..8192.0_f64),
+        timeout in 1_000..2_592_000_000_u64,
+        output_cap in 65_536_u64..1 << 50,
+        id_base in 65_536..u32::MAX - 65_536,
+    ) {
+        let mut config = Config::parse("", &root()).unwrap();
+        config.state_dir = state_dir.into();
+        config.sandbox.memory = memory;
+        config.sandbox.cpus = cpus;
+        config.run.timeout = Duration::from_millis(timeout);
+        config.run.output_cap = output_cap;
+        config.engine.id_base = id_base;
+        prop_assert_eq!(Config::parse(&config.to_toml(), &user()).unwrap(), config);
+    }
+}

@@ -1,0 +1,175 @@
+//! Logs: to standard error, for people or for machines; and errors with all their causes.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, IsTerminal};
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is none.
+    #[error("log filter {filter:?}")]
+    Filter {
+        /// As configured.
+        filter: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Something in this process logs already.
+    #[error("starting the log")]
+    Started(#[source] TryInitError),
+}
+
+/// Whether lines for people are coloured; lines for machines never are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    /// With ANSI escape sequences.
+    On,
+    /// Plain text.
+    Off,
+}
+
+impl Colour {
+    /// On if `stream` is a terminal and the user did not set `NO_COLOR` (<https://no-color.org>).
+    #[must_use]
+    pub fn of(stream: &impl IsTerminal) -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if stream.is_terminal() && !refused { Self::On } else { Self::Off }
+    }
+}
+
+/// Starts the log of this process, on standard error.
+///
+/// # Errors
+/// See [`TelemetryError`]; of a filter only if the configuration was not made by parsing.
+pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
+    subscriber(config, Colour::of(&io::stderr()), io::stderr)?.try_init().map_err(TelemetryError::Started)
+}
+
+fn subscriber<W>(
+    config: &LogConfig,
+    colour: Colour,
+    writer: W,
+) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::builder()
+        .parse(&config.filter)
+        .map_err(|source| TelemetryError::Filter { filter: config.filter.clone(), source })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    Ok(match config.format {
+        LogFormat::Human => Box::new(builder.with_ansi(colour == Colour::On).finish()),
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
+    })
+}
+
+/// Shows an error with all its causes, outermost first: "a: b: c". A cause that the error before it has already said at
+/// its end, as errors of some other crates do, is not said again.
+pub fn chain(error: &dyn Error) -> impl fmt::Display {
+    fmt::from_fn(move |formatter| {
+        let mut said = error.to_string();
+        formatter.write_str(&said)?;
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !said.ends_with(&text) {
+                write!(formatter, ": {text}")?;
+                said = text;
+            }
+            source = cause.source();
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use super::*;
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(filter: &str, format: LogFormat, colour: Colour) -> String {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        let config = LogConfig { filter: filter.to_owned(), format };
+        let subscriber = subscriber(&config, colour, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            let _span = tracing::info_span!("run", run.id = "run_1").entered();
+            tracing::info!(bytes = 7, "drained");
+            tracing::debug!("chatter");
+        });
+        let bytes = memory.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn machines_get_one_object_a_line_with_the_span_it_is_in() {
+        let text = logged("info", LogFormat::Json, Colour::On);
+        assert_eq!(text.lines().count(), 1);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["message"], &line["bytes"]), (&"drained".into(), &7.into()));
+        assert_eq!(line["span"]["run.id"], "run_1");
+    }
+
+    #[test]
+    fn only_a_terminal_gets_escape_sequences() {
+        assert!(!logged("info", LogFormat::Human, Colour::Off).contains('\x1b'));
+        assert!(logged("info", LogFormat::Human, Colour::On).contains('\x1b'));
+    }
+
+    #[test]
+    fn the_filter_decides_what_is_logged() {
+        assert_eq!(logged("off", LogFormat::Human, Colour::Off), "");
+        assert!(logged("debug", LogFormat::Human, Colour::Off).contains("chatter"));
+        let config = LogConfig { filter: "handsd=loud".to_owned(), format: LogFormat::Human };
+        assert!(matches!(subscriber(&config, Colour::Off, io::sink), Err(TelemetryError::Filter { .. })));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<Layer>>,
+    }
+
+    fn layers(texts: &[&'static str]) -> Layer {
+        let below = (texts.len() > 1).then(|| Box::new(layers(&texts[1..])));
+        Layer { text: texts[0], source: below }
+    }
+
+    #[test]
+    fn an_error_is_shown_with_all_its_causes() {
+        assert_eq!(chain(&layers(&["a"])).to_string(), "a");
+        assert_eq!(chain(&layers(&["a", "b", "c"])).to_string(), "a: b: c");
+    }
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        assert_eq!(chain(&layers(&["a: b", "b", "c"])).to_string(), "a: b: c");
+        assert_eq!(chain(&layers(&["a: b: c", "b: c", "c"])).to_string(), "a: b: c");
+    }
+}
