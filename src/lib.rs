@@ -9,6 +9,8 @@ pub mod check;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
+pub mod engine;
+#[cfg(feature = "daemon")]
 pub mod ids;
 #[cfg(feature = "daemon")]
 pub mod image;

@@ -4,11 +4,16 @@
 //! through the guest. [`native`] is the embedded one.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
+use crate::guest::readiness;
 use crate::ids::SandboxId;
 use crate::image::{ImageError, ImageRef};
 
@@ -43,6 +48,17 @@ pub struct Limits {
     pub disk: Option<u64>,
 }
 
+/// Which limits the host can enforce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitSupport {
+    /// [`Limits::memory`]
+    pub memory: bool,
+    /// [`Limits::cpus`]
+    pub cpus: bool,
+    /// [`Limits::pids`]
+    pub pids: bool,
+}
+
 /// What the image says about runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageDefaults {
@@ -55,8 +71,8 @@ pub struct ImageDefaults {
 /// A sandbox whose guest is starting.
 #[derive(Debug)]
 pub struct Started {
-    /// The guest's process on the node; readable when it has ended (pidfd_open(2)).
-    pub init: OwnedFd,
+    /// The guest's process on the node.
+    pub init: Process,
     /// Its process id on the node.
     pub pid: u32,
     /// The guest's socket on the node.
@@ -67,12 +83,43 @@ pub struct Started {
     pub cgroup: Option<cgroup::Sandbox>,
 }
 
+/// A process on the node, by its descriptor.
+#[derive(Debug)]
+pub struct Process(AsyncFd<OwnedFd>);
+
+impl Process {
+    /// Takes over a descriptor of pidfd_open(2).
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn new(pidfd: OwnedFd) -> io::Result<Self> {
+        Ok(Self(readiness::watch(pidfd, Interest::READABLE)?))
+    }
+
+    /// Waits until it has ended and says how, as far as that is known: only a parent is told. Cancel-safe.
+    pub async fn ended(&self) -> String {
+        // A descriptor that cannot be waited for is one of a process that is gone.
+        if let Ok(mut ready) = self.0.readable().await {
+            ready.retain_ready();
+        }
+        match waitid(Id::PIDFd(self.0.get_ref().as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+            Ok(WaitStatus::Exited(_, code)) => format!("its first process exited with code {code}"),
+            Ok(WaitStatus::Signaled(_, signal, _)) => format!("its first process was ended by {signal}"),
+            Ok(_) | Err(_) => "its first process ended".to_owned(),
+        }
+    }
+}
+
 /// Makes containers. Every method may be called at any time and from any task; a caller that stops waiting does not undo
 /// what was begun.
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
     /// "native" or "docker".
     fn name(&self) -> &'static str;
+
+    /// Which limits it can enforce here. Defaults of the node that it cannot are left out; what a caller asks for and it
+    /// cannot is refused.
+    fn support(&self) -> LimitSupport;
 
     /// Makes a sandbox and starts its guest. On an error nothing is left of it.
     ///
@@ -120,7 +167,7 @@ pub enum EngineError {
         step: String,
         /// Why it failed.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The engine is shutting down.
     #[error("the engine is shutting down")]

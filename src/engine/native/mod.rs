@@ -1,3 +1,263 @@
-//! To come.
+//! The embedded engine: namespaces, overlayfs and cgroups, made by a zygote of our own. Nothing has to be installed.
+//!
+//! ```text
+//! STATE/engine/                  mount points of what sandboxes share; see `rootfs`
+//! STATE/sandboxes/<id>/          guest.sock, init.json, and for each tree of the image a directory with
+//!                     <n>/       upper and work of overlayfs
+//! ```
+//!
+//! A sandbox is known by its directory, and its first process by what `init.json` says: enough to remove what a killed
+//! daemon left behind.
 
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{Gid, Uid, chown};
+
+use super::cgroup::{self, Controller};
+use super::{Engine, EngineError, ImageDefaults, LimitSupport, Limits, Process, Spec, Started};
+use crate::ids::SandboxId;
+use crate::image::{Image, ImageStore};
+use init::Init;
+use zygote::{Order, Setup, Tree, Zygote};
+
+mod birth;
+mod init;
 pub mod jail;
+mod rootfs;
+mod sys;
+pub mod zygote;
+
+/// How long the processes of a sandbox may take to be gone after SIGKILL. Only a process stuck in the kernel takes longer
+/// than some milliseconds.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The engine.
+#[derive(Debug)]
+pub struct Native {
+    sandboxes: PathBuf,
+    images: ImageStore,
+    cgroups: Option<cgroup::Tree>,
+    zygote: Zygote,
+    ids: Ids,
+}
+
+/// Which ids on the node sandboxes are mapped to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// As root: 65,536 of them, from this one on.
+    Range(u32),
+    /// Without root: the daemon's own user only.
+    Own,
+}
+
+impl Ids {
+    /// The ids that a sandbox has: 0 to this.
+    fn count(self) -> u32 {
+        match self {
+            Self::Range(_) => 65_536,
+            Self::Own => 1,
+        }
+    }
+
+    fn base(self) -> u32 {
+        match self {
+            Self::Range(base) => base,
+            Self::Own => 0,
+        }
+    }
+}
+
+impl Native {
+    /// Opens the engine in a state directory and starts its zygote from `executable`, which is handsd's own binary: the
+    /// kernel's link /proc/self/exe names it even when an upgrade has replaced the file.
+    ///
+    /// # Errors
+    /// [`EngineError::Step`].
+    pub fn open(
+        state: &Path,
+        executable: PathBuf,
+        images: ImageStore,
+        cgroups: Option<cgroup::Tree>,
+        ids: Ids,
+    ) -> Result<Self, EngineError> {
+        let sandboxes = state.join("sandboxes");
+        let shared = state.join("engine");
+        for directory in [&sandboxes, &shared] {
+            make_directory(directory).map_err(failed("make", directory))?;
+        }
+        let setup = Setup { directory: zygote::text(&shared), id_base: ids.base(), id_count: ids.count() };
+        Ok(Self { sandboxes, images, cgroups, zygote: Zygote::start(executable, setup)?, ids })
+    }
+
+    fn directory(&self, id: &SandboxId) -> PathBuf {
+        self.sandboxes.join(id.as_str())
+    }
+
+    /// Who the sandbox's root is on the node.
+    fn owner(&self) -> Uid {
+        match self.ids {
+            Ids::Range(base) => Uid::from_raw(base),
+            Ids::Own => nix::unistd::geteuid(),
+        }
+    }
+
+    fn check_limits(&self, limits: &Limits) -> Result<(), EngineError> {
+        let support = self.support();
+        let lacking = [
+            ("memory_bytes", limits.memory.is_some() && !support.memory),
+            ("cpus", limits.cpus.is_some() && !support.cpus),
+            ("pids", limits.pids.is_some() && !support.pids),
+        ];
+        if let Some((field, _)) = lacking.into_iter().find(|(_, lacks)| *lacks) {
+            let lack = "there is no cgroup controller for it that handsd may use".to_owned();
+            return Err(EngineError::LimitUnsupported { field, lack });
+        }
+        if limits.disk.is_some() {
+            let lack = "the state directory's file system keeps no project quotas".to_owned();
+            return Err(EngineError::LimitUnsupported { field: "disk_bytes", lack });
+        }
+        Ok(())
+    }
+
+    /// Makes the writable layers; answers the trees as the zygote wants them.
+    fn make_layers(&self, directory: &Path, image: &Image) -> io::Result<Vec<Tree>> {
+        make_directory(directory)?;
+        let mut trees = Vec::with_capacity(image.trees.len());
+        for (index, tree) in image.trees.iter().enumerate() {
+            let writable = directory.join(index.to_string());
+            make_directory(&writable)?;
+            for name in ["upper", "work"] {
+                let path = writable.join(name);
+                fs::DirBuilder::new().mode(0o755).create(&path)?;
+                chown(&path, Some(self.owner()), Some(Gid::from_raw(self.owner().as_raw())))?;
+            }
+            trees.push(Tree {
+                target: zygote::text(&tree.target),
+                layers: tree.layers.iter().map(|layer| zygote::text(layer)).collect(),
+                writable: zygote::text(&writable),
+            });
+        }
+        Ok(trees)
+    }
+
+    async fn try_create(&self, spec: &Spec, image: Image) -> Result<Started, EngineError> {
+        let directory = self.directory(&spec.id);
+        let trees = self.make_layers(&directory, &image).map_err(failed("make the layers in", &directory))?;
+        let cgroup = self.cgroups.as_ref().map(|tree| tree.create(&spec.id, &spec.limits, self.owner())).transpose();
+        let cgroup = cgroup.map_err(|source| EngineError::Step { step: "make the cgroups".to_owned(), source })?;
+        let order = Order {
+            id: spec.id.to_string(),
+            directory: zygote::text(&directory),
+            trees,
+            cgroup: cgroup.as_ref().map(|cgroup| zygote::text(cgroup.directory())).unwrap_or_default(),
+            v1_procs: cgroup.iter().flat_map(cgroup::Sandbox::v1_procs).map(|path| zygote::text(&path)).collect(),
+            workspace: zygote::text(&spec.workspace),
+            user: spec.user.clone().or_else(|| image.user.clone()).unwrap_or_default(),
+        };
+        let born = self.zygote.make(order).await?;
+        let recorded = Init::of(born.pid).and_then(|init| init.save(&directory));
+        let init = recorded.and_then(|()| Process::new(born.pidfd));
+        Ok(Started {
+            init: init.map_err(failed("record the first process in", &directory))?,
+            pid: born.pid,
+            socket: zygote::socket(&directory),
+            image: ImageDefaults { env: image.env, user: image.user },
+            cgroup,
+        })
+    }
+
+    /// Ends the processes of a sandbox, whoever started them, and waits until they are gone.
+    async fn kill(&self, id: &SandboxId, cgroup: Option<&cgroup::Sandbox>) -> io::Result<()> {
+        if let Some(cgroup) = cgroup {
+            cgroup.kill()?;
+        }
+        // The first process takes all others of its PID namespace with it (pid_namespaces(7)).
+        match Init::load(&self.directory(id))? {
+            Some(init) => init.end(KILL_DEADLINE).await,
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn support(&self) -> LimitSupport {
+        let has = |controller| self.cgroups.as_ref().is_some_and(|tree| tree.host().mount(controller).is_some());
+        LimitSupport { memory: has(Controller::Memory), cpus: has(Controller::Cpu), pids: has(Controller::Pids) }
+    }
+
+    async fn create(&self, spec: &Spec) -> Result<Started, EngineError> {
+        self.check_limits(&spec.limits)?;
+        let image = self.images.resolve(&spec.image).await;
+        let image = image.map_err(|source| EngineError::Image { image: spec.image.clone(), source })?;
+        let made = self.try_create(spec, image).await;
+        if made.is_err() {
+            // The first error is the one to tell; what cannot be removed now is found at the next start.
+            if let Err(error) = self.remove(&spec.id).await {
+                tracing::warn!(sandbox.id = %spec.id, %error, "what is left of a failed create could not be removed");
+            }
+        }
+        made
+    }
+
+    async fn remove(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let directory = self.directory(id);
+        let cgroup = self.cgroups.as_ref().map(|tree| tree.sandbox(id, self.owner()));
+        self.kill(id, cgroup.as_ref()).await.map_err(failed("end the processes of", &directory))?;
+        let doomed = directory.clone();
+        let removing = tokio::task::spawn_blocking(move || {
+            let removed = cgroup.map_or(Ok(()), |cgroup| cgroup.remove());
+            remove_tree(&doomed).and(removed)
+        });
+        removing.await.map_err(|_| EngineError::Gone)?.map_err(failed("remove", &directory))
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, EngineError> {
+        let entries = fs::read_dir(&self.sandboxes).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(failed("list", &self.sandboxes))?;
+        let mut ids: Vec<SandboxId> =
+            entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        if let Some(tree) = &self.cgroups {
+            ids.extend(tree.list().map_err(|source| EngineError::Step { step: "list cgroups".to_owned(), source })?);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+}
+
+fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
+    let step = format!("{verb} {}", path.display());
+    move |source| EngineError::Step { step, source }
+}
+
+/// Only the daemon looks into what it keeps.
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(path)
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Waits until a process has ended, and takes it off the process table if it is our child.
+fn wait_for_exit(pidfd: &OwnedFd) -> io::Result<()> {
+    match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
+        Ok(_) | Err(nix::errno::Errno::ECHILD) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,247 @@
+//! Control groups: what the host offers, a sandbox's, and a run's.
+//!
+//! Limits go through whichever version holds the controller. Everything else needs a version 2 tree, with or without
+//! controllers, as hybrid hosts have it too: there a sandbox has one cgroup, in which the guest lives, and below it one
+//! for every run, by which the run's processes are found and killed together (cgroups(7)).
+//!
+//! ```text
+//! <cgroup2>/handsd/<instance>/<sandbox>             the guest; limits, if the controllers are here
+//! <cgroup2>/handsd/<instance>/<sandbox>/<run>       a run
+//! <v1 controller>/handsd/<instance>/<sandbox>       limits, if the controllers are there
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid};
+
+pub use host::{Controller, Host, Mode};
+pub use run::{Member, Run};
+
+use super::Limits;
+use crate::ids::{RunId, SandboxId};
+
+mod host;
+mod run;
+
+/// Period over which processor time is counted, in microseconds: the kernel's own default.
+const CPU_PERIOD: f64 = 100_000.0;
+
+/// The cgroups of one daemon's sandboxes.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    host: Host,
+    /// Path of ours below every mount.
+    base: PathBuf,
+}
+
+/// A sandbox's cgroups.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    /// In the version 2 tree.
+    unified: PathBuf,
+    /// In the version 1 trees of the controllers that limit something.
+    v1: Vec<PathBuf>,
+    /// Where the kernel counts processes that it killed for want of memory.
+    oom_counter: Option<PathBuf>,
+    /// Who the guest is on the node: it must be able to place runs.
+    owner: Uid,
+}
+
+impl Tree {
+    /// Makes the place for sandboxes. `instance` tells this daemon's from those of another on the same host. `None` if
+    /// the host has no version 2 tree that we may write to.
+    ///
+    /// # Errors
+    /// Those of the cgroup file system.
+    pub fn open(host: Host, instance: &str) -> io::Result<Option<Self>> {
+        let Some(unified) = host.unified() else { return Ok(None) };
+        let base = PathBuf::from("handsd").join(instance);
+        match fs::create_dir_all(unified.join(&base)) {
+            Ok(()) => {}
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+        for level in [Path::new(""), Path::new("handsd"), &base] {
+            host.delegate_controllers(&unified.join(level))?;
+        }
+        Ok(Some(Self { host, base }))
+    }
+
+    /// The controllers that limits go through.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Makes a sandbox's cgroups with its limits. Processes enter them by [`Sandbox::attach_v1`] and by being cloned into
+    /// [`Sandbox::directory`].
+    ///
+    /// # Errors
+    /// Those of the cgroup file system; nothing is left then.
+    pub fn create(&self, id: &SandboxId, limits: &Limits, owner: Uid) -> io::Result<Sandbox> {
+        let sandbox = self.sandbox(id, owner);
+        let made = self.make(&sandbox, id, limits);
+        if made.is_err() {
+            // The first error is the one to tell.
+            let _ = sandbox.remove();
+        }
+        made.map(|()| sandbox)
+    }
+
+    fn make(&self, sandbox: &Sandbox, id: &SandboxId, limits: &Limits) -> io::Result<()> {
+        for directory in sandbox.v1.iter().chain([&sandbox.unified]) {
+            fs::create_dir_all(directory)?;
+        }
+        chown(&sandbox.unified.join("cgroup.procs"), sandbox.owner)?;
+        for (controller, file, value) in settings(limits, &self.host) {
+            let mount = self.host.mount(controller).ok_or(io::ErrorKind::Unsupported)?;
+            write(&mount.join(&self.base).join(id.as_str()).join(file), &value)?;
+        }
+        Ok(())
+    }
+
+    /// A sandbox's cgroups as they are named, made or not.
+    #[must_use]
+    pub fn sandbox(&self, id: &SandboxId, owner: Uid) -> Sandbox {
+        let below = self.base.join(id.as_str());
+        let unified = self.host.unified().unwrap_or(Path::new("/")).join(&below);
+        let v1 = self.host.v1_mounts().map(|mount| mount.join(&below)).collect();
+        let memory = self.host.mount(Controller::Memory);
+        let file = if self.host.is_v1(Controller::Memory) { "memory.oom_control" } else { "memory.events" };
+        Sandbox { unified, v1, oom_counter: memory.map(|mount| mount.join(&below).join(file)), owner }
+    }
+
+    /// The sandboxes that have a cgroup.
+    ///
+    /// # Errors
+    /// Those of the cgroup file system.
+    pub fn list(&self) -> io::Result<Vec<SandboxId>> {
+        let unified = self.host.unified().unwrap_or(Path::new("/"));
+        let entries = fs::read_dir(unified.join(&self.base))?.collect::<io::Result<Vec<_>>>()?;
+        Ok(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+}
+
+/// What to write where for limits.
+fn settings(limits: &Limits, host: &Host) -> Vec<(Controller, &'static str, String)> {
+    let mut settings = Vec::new();
+    if let Some(bytes) = limits.memory {
+        let file = if host.is_v1(Controller::Memory) { "memory.limit_in_bytes" } else { "memory.max" };
+        settings.push((Controller::Memory, file, bytes.to_string()));
+    }
+    if let Some(pids) = limits.pids {
+        settings.push((Controller::Pids, "pids.max", pids.to_string()));
+    }
+    if let Some(cpus) = limits.cpus {
+        let quota = (cpus * CPU_PERIOD).round();
+        if host.is_v1(Controller::Cpu) {
+            settings.push((Controller::Cpu, "cpu.cfs_quota_us", format!("{quota}")));
+        } else {
+            settings.push((Controller::Cpu, "cpu.max", format!("{quota} {CPU_PERIOD}")));
+        }
+    }
+    settings
+}
+
+impl Sandbox {
+    /// The directory into which the guest is cloned.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.unified
+    }
+
+    /// The `cgroup.procs` files of the version 1 trees, into which the guest has to be moved.
+    pub fn v1_procs(&self) -> impl Iterator<Item = PathBuf> {
+        self.v1.iter().map(|directory| directory.join("cgroup.procs"))
+    }
+
+    /// Makes a run's cgroup.
+    ///
+    /// # Errors
+    /// Those of the cgroup file system.
+    pub fn create_run(&self, id: &RunId) -> io::Result<Run> {
+        let run = Run::new(self.unified.join(id.as_str()));
+        fs::create_dir(run.path())?;
+        match chown(&run.path().join("cgroup.procs"), self.owner) {
+            Ok(()) => Ok(run),
+            Err(error) => {
+                let _ = run.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// How many processes the kernel has killed so far because the sandbox's memory was used up.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        let text = self.oom_counter.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Kills every process in it.
+    ///
+    /// # Errors
+    /// Those of the cgroup file system; of a cgroup that is not there, it does nothing.
+    pub fn kill(&self) -> io::Result<()> {
+        for run in self.runs()? {
+            ignore_missing(run.kill())?;
+        }
+        ignore_missing(Run::new(self.unified.clone()).kill())
+    }
+
+    /// Removes the cgroups, which must be empty.
+    ///
+    /// # Errors
+    /// Those of the cgroup file system; what is not there is fine.
+    pub fn remove(&self) -> io::Result<()> {
+        for run in self.runs()? {
+            ignore_missing(run.remove())?;
+        }
+        for directory in self.v1.iter().chain([&self.unified]) {
+            ignore_missing(fs::remove_dir(directory))?;
+        }
+        Ok(())
+    }
+
+    fn runs(&self) -> io::Result<Vec<Run>> {
+        let entries = match fs::read_dir(&self.unified) {
+            Ok(entries) => entries.collect::<io::Result<Vec<_>>>()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let directories = entries.iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        Ok(directories.map(|entry| Run::new(entry.path())).collect())
+    }
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A cgroup that is removed while its file is open.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        result => result,
+    }
+}
+
+/// Cgroup files take one value a write, and are never created.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).open(path)?;
+    io::Write::write_all(&mut file, value.as_bytes())
+}
+
+fn chown(path: &Path, owner: Uid) -> io::Result<()> {
+    Ok(nix::unistd::chown(path, Some(owner), Some(Gid::from_raw(owner.as_raw())))?)
+}
+
+/// As a process of a cgroup is signalled; it may be gone by then.
+fn signal(pid: i32, signal: Signal) {
+    // The only errors are that it is gone or that it is not ours, and it is in a cgroup of ours.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+}
