@@ -11,6 +11,8 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]
+pub mod hands;
+#[cfg(feature = "daemon")]
 pub mod ids;
 #[cfg(feature = "daemon")]
 pub mod image;

@@ -1,0 +1,3 @@
+//! The hands of a sandbox.
+
+pub mod output;

@@ -1,0 +1,145 @@
+//! The two files of a spool, `data` and `index`.
+//!
+//! `data` holds the output. `index` is words of 8 bytes, little-endian: [`MAGIC`], the cap, the cursor from which on
+//! output was dropped ([`u64::MAX`]: nowhere), and then one [`Record`] for each switch of streams.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::SpoolError;
+use super::layout::{Extent, HEADER_WORDS, Layout, Record, Stream, WORD};
+
+/// First word of an index: what the file is, and the version of its format.
+const MAGIC: u64 = u64::from_le_bytes(*b"spool\0\0\x01");
+/// Word of the index that says from where on output was dropped.
+const DROPPED_WORD: u64 = 2;
+
+/// The open files.
+#[derive(Debug)]
+pub struct Files {
+    directory: PathBuf,
+    /// Read and written at explicit offsets only: its own position means nothing.
+    pub data: File,
+    index: File,
+}
+
+/// How a spool was left behind.
+#[derive(Debug)]
+pub struct Left {
+    /// By the cap that it was made with.
+    pub layout: Layout,
+    /// How far it had come.
+    pub extent: Extent,
+    /// What the output is of at its end.
+    pub stream: Stream,
+    /// A write had failed.
+    pub dropping: bool,
+}
+
+impl Files {
+    /// Makes the files, and their directory if it is missing. Files that are there already are refused.
+    pub fn create(directory: &Path, layout: &Layout) -> Result<Files, SpoolError> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(directory).map_err(failed("making", directory))?;
+        let open = |name| {
+            let path = directory.join(name);
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            options.open(&path).map_err(failed("making", &path))
+        };
+        let files = Files { directory: directory.to_owned(), data: open("data")?, index: open("index")? };
+        let header = [MAGIC, layout.cap(), u64::MAX].map(u64::to_le_bytes).concat();
+        files.index.write_all_at(&header, 0).map_err(failed("writing the index in", directory))?;
+        Ok(files)
+    }
+
+    /// Opens files that were left behind, finds out how they stand, and mends the index.
+    pub fn open(directory: &Path) -> Result<(Files, Left), SpoolError> {
+        let open = |name| {
+            let path = directory.join(name);
+            OpenOptions::new().read(true).write(true).open(&path).map_err(failed("opening", &path))
+        };
+        let files = Files { directory: directory.to_owned(), data: open("data")?, index: open("index")? };
+        let left = files.mend().map_err(failed("mending the spool in", directory))?;
+        Ok((files, left))
+    }
+
+    fn mend(&self) -> io::Result<Left> {
+        let words = self.index.metadata()?.len() / WORD;
+        if words < HEADER_WORDS || self.word(0)? != MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the index has no header of this version"));
+        }
+        let layout = Layout::new(self.word(1)?);
+        let dropped_from = self.word(DROPPED_WORD)?;
+        let len = self.data.metadata()?.len();
+        let stored = len.min(dropped_from);
+        // A record that has no byte behind it is not part of the spool: the daemon was killed between the two. It goes,
+        // lest it count once there are bytes behind it, of whichever stream.
+        let mut records = words - HEADER_WORDS;
+        let mut stream = Stream::Stdout;
+        while let Some(last) = records.checked_sub(1) {
+            let record = self.record(last)?;
+            if record.offset < stored {
+                stream = record.stream;
+                break;
+            }
+            records = last;
+        }
+        self.index.set_len((HEADER_WORDS + records) * WORD)?;
+        // The hole may have been made when such a record was there, so its end is reckoned with one more.
+        let tail_start = layout.tail_start(stored, records + 1);
+        let extent = Extent { len, stored, records, tail_start, ..layout.empty() };
+        Ok(Left { layout, extent, stream, dropping: dropped_from != u64::MAX })
+    }
+
+    fn word(&self, number: u64) -> io::Result<u64> {
+        let mut word = 0_u64.to_le_bytes();
+        self.index.read_exact_at(&mut word, number * WORD)?;
+        Ok(u64::from_le_bytes(word))
+    }
+
+    fn write_word(&self, number: u64, word: u64) -> io::Result<()> {
+        self.index.write_all_at(&word.to_le_bytes(), number * WORD)
+    }
+
+    /// Says what failed.
+    pub fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> SpoolError {
+        failed(action, &self.directory)
+    }
+
+    /// The record of a number.
+    pub fn record(&self, number: u64) -> io::Result<Record> {
+        self.word(HEADER_WORDS + number).map(Record::of_word)
+    }
+
+    /// Writes the record of a number.
+    pub fn write_record(&self, number: u64, record: Record) -> io::Result<()> {
+        self.write_word(HEADER_WORDS + number, record.word())
+    }
+
+    /// Notes from where on output was dropped. The word is there since the file was made, so a full disk has room for it.
+    pub fn write_dropped(&self, from: u64) -> io::Result<()> {
+        self.write_word(DROPPED_WORD, from)
+    }
+
+    /// Frees a stretch of `data`. Its bytes read as zeros from then on.
+    pub fn punch(&self, from: u64, to: u64) -> io::Result<()> {
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        Ok(fallocate(&self.data, mode, signed(from), signed(to - from))?)
+    }
+}
+
+/// An offset as the kernel takes it.
+pub fn signed(offset: u64) -> i64 {
+    i64::try_from(offset).expect("a file is shorter than 2^63 bytes")
+}
+
+/// Says what failed.
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
+    move |source| SpoolError::File { action, path: path.to_owned(), source }
+}
