@@ -1,3 +1,4 @@
 //! The hands of a sandbox.
 
+pub mod files;
 pub mod output;
