@@ -1,4 +1,327 @@
-//! The hands of a sandbox.
+//! The hands of one sandbox: its runs and its files.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `run` | a handle on a run |
+//! | `task` | the run's life: the task that owns it |
+//! | `launch` | pipes, cgroup and leader of a run |
+//! | `reach` | which processes belong to a run, and how they are ended |
+//! | `outcome` | how a run ended, decided from what was seen (pure) |
+//! | `input` | a run's stdin and terminal: a task |
+//! | `events` | a run as its readers see it |
+//! | `registry` | which runs there are |
+//! | [`output`] | the spool of a run |
+//! | [`files`] | file operations |
 
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::cgroup;
+use crate::guest::client::{Guest, GuestError};
+use crate::guest::wire::{PtySize, Step};
+use crate::ids::RunId;
+use files::Files;
+use registry::{Claim, Registry};
+use run::Publisher;
+use task::Task;
+
+pub use events::{Event, Events};
+pub use input::Input;
+pub use outcome::{Exited, Killed, Reason};
+pub use run::{Run, Started};
+
+mod events;
 pub mod files;
+mod input;
+mod launch;
+mod outcome;
 pub mod output;
+mod reach;
+mod registry;
+mod run;
+mod task;
+
+/// What is to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// What.
+    pub program: Program,
+    /// Where; absolute, or relative to the workspace. Empty: the workspace.
+    pub cwd: String,
+    /// Over the sandbox's environment.
+    pub env: BTreeMap<String, String>,
+    /// Who as; `None`: the sandbox's user.
+    pub user: Option<String>,
+    /// How long.
+    pub deadline: Deadline,
+    /// What its standard descriptors are.
+    pub stdio: Stdio,
+    /// What happens to processes that are left when the leader has ended.
+    pub background: BackgroundPolicy,
+}
+
+/// What is executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// A line for the sandbox's shell.
+    Shell(String),
+    /// A program and its arguments; not empty.
+    Argv(Vec<String>),
+}
+
+/// When a run is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// So long after it started.
+    After(Duration),
+    /// Not at all.
+    Never,
+}
+
+/// What the standard descriptors of a run are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stdio {
+    /// Pipes for stdout and stderr; stdin is at its end.
+    Output,
+    /// Pipes for all three.
+    Pipes,
+    /// A terminal.
+    Terminal {
+        /// Its size.
+        size: PtySize,
+        /// TERM.
+        term: String,
+    },
+}
+
+/// What happens to processes that are left when the leader has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackgroundPolicy {
+    /// They go on.
+    Keep,
+    /// They are ended.
+    Kill,
+}
+
+/// What all runs of a sandbox share.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Environment of image and sandbox.
+    pub env: BTreeMap<String, String>,
+    /// The sandbox's user; empty: root.
+    pub user: String,
+    /// Base of relative paths, absolute.
+    pub workspace: String,
+    /// Between SIGTERM and SIGKILL.
+    pub kill_grace: Duration,
+    /// How long a run that has ended is kept.
+    pub retention: Duration,
+    /// How many runs that have ended are kept.
+    pub retained_runs: usize,
+    /// How many runs there may be at once.
+    pub max_runs: usize,
+    /// Output kept of one run, in bytes.
+    pub output_cap: u64,
+}
+
+/// A handle on the hands of one sandbox.
+#[derive(Debug, Clone)]
+pub struct Hands {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    guest: Guest,
+    cgroup: Option<cgroup::Sandbox>,
+    /// Spools are below it.
+    directory: PathBuf,
+    settings: Settings,
+    files: Files,
+    registry: Registry,
+    /// Owns the tasks of runs.
+    tasks: TaskTracker,
+    /// The sandbox is going away: tasks end.
+    closing: CancellationToken,
+}
+
+/// Why a run could not be started, found or driven.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No run has this id, or none that is running where that is needed.
+    #[error("no run {0}")]
+    NotFound(RunId),
+    /// The idempotency key was used with another command.
+    #[error("idempotency_key was used with another request")]
+    Conflict,
+    /// There are as many runs as there may be.
+    #[error("the sandbox has {limit} runs under way, which is the most it may have")]
+    TooMany {
+        /// How many.
+        limit: usize,
+    },
+    /// It could not be started: the caller's doing, or the sandbox's.
+    #[error("{subject}: {errno}")]
+    Refused {
+        /// Where.
+        step: Step,
+        /// The kernel's word.
+        errno: nix::errno::Errno,
+        /// What it is about.
+        subject: String,
+    },
+    /// Input for a stdin that is not there, or closed.
+    #[error("stdin of run {0} is closed")]
+    StdinClosed(RunId),
+    /// A resize of a run without a terminal.
+    #[error("run {0} has no terminal")]
+    NoTerminal(RunId),
+    /// A cursor beyond what was written.
+    #[error("cursor {cursor} is beyond the {len} bytes that were written")]
+    CursorBeyond {
+        /// Asked for.
+        cursor: u64,
+        /// There are.
+        len: u64,
+    },
+    /// The guest is gone or silent.
+    #[error("the sandbox is lost")]
+    Lost(#[source] GuestError),
+    /// The output cannot be kept or read.
+    #[error("the output of the run")]
+    Output(#[source] output::SpoolError),
+    /// A step failed on the host.
+    #[error("{step}")]
+    Host {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Hands {
+    /// The hands of a sandbox whose guest is ready. Spools are kept in `directory`, which need not exist.
+    #[must_use]
+    pub fn new(
+        guest: Guest,
+        socket: PathBuf,
+        cgroup: Option<cgroup::Sandbox>,
+        directory: PathBuf,
+        settings: Settings,
+    ) -> Self {
+        let files = Files::new(socket, settings.user.clone(), PathBuf::from(&settings.workspace));
+        let registry = Registry::new(settings.max_runs, settings.retained_runs);
+        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
+        Self { shared: Arc::new(Shared { guest, cgroup, directory, settings, files, registry, tasks, closing }) }
+    }
+
+    /// File operations.
+    #[must_use]
+    pub fn files(&self) -> &Files {
+        &self.shared.files
+    }
+
+    /// Starts a run and answers once it runs; the run does not depend on the caller any more. The same key and command
+    /// again are the same run.
+    ///
+    /// # Errors
+    /// See [`RunError`]; no run is left behind then.
+    pub async fn start(&self, command: Command, key: Option<String>) -> Result<Run, RunError> {
+        loop {
+            match self.shared.registry.claim(&command, key.as_deref())? {
+                Claim::New(run, publisher) => return self.start_claimed(run, publisher, key).await,
+                Claim::Existing(run) => {
+                    // If the one that claimed the key fails, the key is free again.
+                    if run.wait_started().await.is_some() {
+                        return Ok(run);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn start_claimed(&self, run: Run, publisher: Publisher, key: Option<String>) -> Result<Run, RunError> {
+        let (sender, started) = tokio::sync::oneshot::channel();
+        // A task of its own from the start: a caller that hangs up does not leave half a run behind.
+        let task = Task::new(Arc::clone(&self.shared), run.clone(), publisher, key);
+        self.shared.tasks.spawn(task.live(sender));
+        started.await.unwrap_or(Err(RunError::Lost(GuestError::Lost)))?;
+        Ok(run)
+    }
+
+    /// A run that is running or retained.
+    ///
+    /// # Errors
+    /// [`RunError::NotFound`].
+    pub fn run(&self, id: &RunId) -> Result<Run, RunError> {
+        self.shared.registry.get(id).ok_or_else(|| RunError::NotFound(id.clone()))
+    }
+
+    /// The runs that are running or retained, oldest first.
+    #[must_use]
+    pub fn runs(&self) -> Vec<Run> {
+        self.shared.registry.list()
+    }
+
+    /// How many runs have not ended.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.shared.registry.running()
+    }
+
+    /// Signals the process group of a run's leader.
+    ///
+    /// # Errors
+    /// [`RunError::NotFound`] if it has ended.
+    pub async fn signal(&self, run: &Run, signal: i32) -> Result<(), RunError> {
+        if run.exited().is_some() {
+            return Err(RunError::NotFound(run.id().clone()));
+        }
+        match self.shared.guest.signal(run.id(), signal).await {
+            Ok(()) => Ok(()),
+            Err(GuestError::Refused { .. }) => Err(RunError::NotFound(run.id().clone())),
+            Err(error) => Err(RunError::Lost(error)),
+        }
+    }
+
+    /// Ends all tasks, once the sandbox's processes are gone or about to be. Runs that have not ended are lost.
+    pub async fn close(&self) {
+        self.shared.closing.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl Shared {
+    /// An absolute path inside the sandbox.
+    fn resolve(&self, path: &str) -> String {
+        let workspace = Path::new(&self.settings.workspace);
+        if path.is_empty() {
+            self.settings.workspace.clone()
+        } else {
+            workspace.join(path).to_string_lossy().into_owned()
+        }
+    }
+
+    /// The environment of a command, as `KEY=value`.
+    fn environment(&self, command: &Command) -> Vec<Vec<u8>> {
+        let mut env = self.settings.env.clone();
+        if let Stdio::Terminal { term, .. } = &command.stdio {
+            env.insert("TERM".to_owned(), term.clone());
+        }
+        env.extend(command.env.clone());
+        env.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
+        env.into_iter().map(|(key, value)| format!("{key}={value}").into_bytes()).collect()
+    }
+}
+
+/// PATH where neither image nor caller sets one: Docker's.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
