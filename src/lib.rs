@@ -17,4 +17,6 @@ pub mod ids;
 #[cfg(feature = "daemon")]
 pub mod image;
 #[cfg(feature = "daemon")]
+pub mod sandbox;
+#[cfg(feature = "daemon")]
 pub mod telemetry;

@@ -1,0 +1,203 @@
+//! Sandboxes and their lifecycle: one task per sandbox owns its state.
+//!
+//! [`Sandboxes`] finds and makes them; a [`Sandbox`] is a handle on one: a watch on what its `driver` publishes, and the
+//! request to destroy it, which has a channel of its own and wins over whatever is under way. Callers that hang up undo
+//! nothing. What follows what is decided in [`state`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::engine::{EngineError, LimitSupport, Limits};
+use crate::hands::Hands;
+use crate::ids::SandboxId;
+use crate::image::ImageRef;
+use state::{Failure, Phase};
+
+mod driver;
+mod registry;
+pub mod state;
+
+pub use registry::{Defaults, Sandboxes};
+
+/// What a caller wants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wish {
+    /// What its root file system is made of; `None`: the node's default.
+    pub image: Option<ImageRef>,
+    /// Environment of every run.
+    pub env: BTreeMap<String, String>,
+    /// The caller's own words on it.
+    pub labels: BTreeMap<String, String>,
+    /// Bounds; what is left out is the node's default.
+    pub limits: Limits,
+    /// Who commands run as; `None`: the image's user.
+    pub user: Option<String>,
+    /// Working directory; `None`: [`DEFAULT_WORKSPACE`].
+    pub workspace: Option<String>,
+}
+
+/// Where agents work.
+pub const DEFAULT_WORKSPACE: &str = "/workspace";
+
+/// What a sandbox is; does not change.
+#[derive(Debug)]
+pub struct Profile {
+    /// Its name.
+    pub id: SandboxId,
+    /// What its root file system is made of.
+    pub image: ImageRef,
+    /// Environment of every run.
+    pub env: BTreeMap<String, String>,
+    /// The caller's own words on it.
+    pub labels: BTreeMap<String, String>,
+    /// Bounds in force.
+    pub limits: Limits,
+    /// Who commands run as; `None`: the image's user.
+    pub user: Option<String>,
+    /// Working directory.
+    pub workspace: String,
+    /// When it was asked for.
+    pub created_at: SystemTime,
+    /// Name of its engine.
+    pub engine: &'static str,
+}
+
+/// What is published of a sandbox.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Grows with every change, from 1 on.
+    pub generation: u64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// While it runs.
+    pub hands: Option<Hands>,
+}
+
+/// A handle on a sandbox.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    profile: Arc<Profile>,
+    snapshot: watch::Receiver<Snapshot>,
+    /// Counts requests to destroy it.
+    destroy: watch::Sender<u64>,
+}
+
+/// Why a sandbox could not be made, found or used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SandboxError {
+    /// No sandbox has this id.
+    #[error("no sandbox {0}")]
+    NotFound(SandboxId),
+    /// Its phase does not allow it.
+    #[error("sandbox {id} is not running: {why}")]
+    NotRunning {
+        /// Which.
+        id: SandboxId,
+        /// Its phase, and the failure if it is one.
+        why: String,
+    },
+    /// The idempotency key was used with another request.
+    #[error("idempotency_key was used with another request")]
+    Conflict,
+    /// There are as many sandboxes as there may be.
+    #[error("the node has {limit} sandboxes, which is the most it may have")]
+    TooMany {
+        /// How many.
+        limit: usize,
+    },
+    /// The engine could not make it.
+    #[error("create the sandbox")]
+    Create(#[source] Arc<EngineError>),
+    /// The guest did not come up.
+    #[error("create the sandbox: {0}")]
+    Guest(Arc<str>),
+    /// The engine could not remove it.
+    #[error("destroy sandbox {id}: {message}")]
+    Destroy {
+        /// Which.
+        id: SandboxId,
+        /// Why.
+        message: Arc<str>,
+    },
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+}
+
+impl Sandbox {
+    /// What it is.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.borrow().clone()
+    }
+
+    /// How it stands once its generation is above `after`; the first is 1. `None` when nothing follows.
+    pub async fn wait_after(&self, after: u64) -> Option<Snapshot> {
+        let mut snapshot = self.snapshot.clone();
+        snapshot.wait_for(|snapshot| snapshot.generation > after).await.ok().map(|snapshot| snapshot.clone())
+    }
+
+    /// Its hands.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`].
+    pub fn hands(&self) -> Result<Hands, SandboxError> {
+        let snapshot = self.snapshot.borrow();
+        snapshot
+            .hands
+            .clone()
+            .ok_or_else(|| SandboxError::NotRunning { id: self.profile.id.clone(), why: describe(&snapshot.phase) })
+    }
+
+    /// Ends and removes it, and waits until that is done.
+    ///
+    /// # Errors
+    /// [`SandboxError::Destroy`]; it can be tried again.
+    pub async fn destroy(&self) -> Result<(), SandboxError> {
+        let before = self.snapshot.borrow().generation;
+        self.destroy.send_modify(|requests| *requests += 1);
+        let mut snapshot = self.snapshot.clone();
+        let over = |snapshot: &Snapshot| match snapshot.phase {
+            Phase::Destroyed => true,
+            Phase::Failed(_) => snapshot.generation > before,
+            Phase::Creating | Phase::Running | Phase::Crashed(_) | Phase::Destroying => false,
+        };
+        // The driver ends after having published the end.
+        match snapshot.wait_for(over).await.map(|snapshot| snapshot.phase.clone()) {
+            Ok(Phase::Failed(Failure { message, .. })) => {
+                Err(SandboxError::Destroy { id: self.profile.id.clone(), message })
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn describe(phase: &Phase) -> String {
+    let name = match phase {
+        Phase::Creating => "it is being made",
+        Phase::Running => "it is starting",
+        Phase::Crashed(_) => "it has crashed",
+        Phase::Failed(_) => "it has failed",
+        Phase::Destroying | Phase::Destroyed => "it is being destroyed",
+    };
+    phase.failure().map_or_else(|| name.to_owned(), |failure| format!("{name}: {}", failure.message))
+}
+
+/// The limits in force: what is asked for, else the node's default where the host can enforce it.
+fn limits(asked: Limits, default: Limits, support: LimitSupport) -> Limits {
+    Limits {
+        memory: asked.memory.or_else(|| default.memory.filter(|_| support.memory)),
+        cpus: asked.cpus.or_else(|| default.cpus.filter(|_| support.cpus)),
+        pids: asked.pids.or_else(|| default.pids.filter(|_| support.pids)),
+        disk: asked.disk,
+    }
+}

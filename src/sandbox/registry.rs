@@ -1,0 +1,212 @@
+//! Which sandboxes there are, and making them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use super::driver::Driver;
+use super::state::Phase;
+use super::{DEFAULT_WORKSPACE, Profile, Sandbox, SandboxError, Snapshot, Wish, describe, limits};
+use crate::engine::{Engine, Limits};
+use crate::hands;
+use crate::ids::SandboxId;
+use crate::image::ImageRef;
+
+/// What requests that leave it out get, and the bounds of the node.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// Image.
+    pub image: ImageRef,
+    /// Limits.
+    pub limits: Limits,
+    /// How many sandboxes there may be.
+    pub max_sandboxes: usize,
+    /// Of runs; environment, user and workspace are filled in for each sandbox.
+    pub runs: hands::Settings,
+    /// Spools of runs are below it.
+    pub spools: PathBuf,
+}
+
+/// The sandboxes of the node: a table of handles, locked for a few instructions at a time.
+#[derive(Clone)]
+pub struct Sandboxes {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Arc<dyn Engine>,
+    defaults: Defaults,
+    table: Mutex<Table>,
+    /// Owns the drivers.
+    drivers: TaskTracker,
+}
+
+#[derive(Default)]
+struct Table {
+    sandboxes: BTreeMap<SandboxId, Sandbox>,
+    keys: HashMap<String, (Wish, Sandbox)>,
+    closed: bool,
+}
+
+impl Sandboxes {
+    /// No sandboxes.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, defaults: Defaults) -> Self {
+        let shared = Shared { engine, defaults, table: Mutex::default(), drivers: TaskTracker::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What keeps them.
+    #[must_use]
+    pub fn engine(&self) -> &dyn Engine {
+        &*self.shared.engine
+    }
+
+    /// What requests that leave it out get.
+    #[must_use]
+    pub fn defaults(&self) -> &Defaults {
+        &self.shared.defaults
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // No change is made in more than one step that could panic.
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a sandbox and waits until commands can run in it; the making does not depend on the caller any more. The
+    /// same key and wish again are the same sandbox.
+    ///
+    /// # Errors
+    /// See [`SandboxError`]; nothing is left behind then.
+    pub async fn create(&self, wish: Wish, key: Option<String>) -> Result<Sandbox, SandboxError> {
+        let (sandbox, making) = self.claim(wish, key)?;
+        match making {
+            Some(made) => made.await.unwrap_or(Err(SandboxError::ShuttingDown))?,
+            // Somebody else's making; how it failed is theirs to hear in full.
+            None => match sandbox.wait_after(1).await.map(|snapshot| snapshot.phase) {
+                Some(Phase::Creating | Phase::Running | Phase::Crashed(_)) => {}
+                Some(phase @ (Phase::Failed(_) | Phase::Destroying | Phase::Destroyed)) => {
+                    let id = sandbox.profile().id.clone();
+                    return Err(SandboxError::NotRunning { id, why: describe(&phase) });
+                }
+                None => return Err(SandboxError::ShuttingDown),
+            },
+        }
+        Ok(sandbox)
+    }
+
+    /// The sandbox of the key, or a new one and when it is made.
+    #[expect(clippy::type_complexity, reason = "a pair of what `create` needs")]
+    fn claim(
+        &self,
+        wish: Wish,
+        key: Option<String>,
+    ) -> Result<(Sandbox, Option<oneshot::Receiver<Result<(), SandboxError>>>), SandboxError> {
+        let mut table = self.lock();
+        if let Some((first, sandbox)) = key.as_ref().and_then(|key| table.keys.get(key)) {
+            return if *first == wish { Ok((sandbox.clone(), None)) } else { Err(SandboxError::Conflict) };
+        }
+        let limit = self.shared.defaults.max_sandboxes;
+        if table.closed {
+            return Err(SandboxError::ShuttingDown);
+        }
+        if table.sandboxes.len() >= limit {
+            return Err(SandboxError::TooMany { limit });
+        }
+        let profile = Arc::new(self.profile(&wish));
+        let (publisher, snapshot) = watch::channel(Snapshot { generation: 1, phase: Phase::Creating, hands: None });
+        let (destroy, requests) = watch::channel(0);
+        let sandbox = Sandbox { profile: Arc::clone(&profile), snapshot, destroy };
+        table.sandboxes.insert(profile.id.clone(), sandbox.clone());
+        if let Some(key) = &key {
+            table.keys.insert(key.clone(), (wish, sandbox.clone()));
+        }
+        let (sender, made) = oneshot::channel();
+        let engine = Arc::clone(&self.shared.engine);
+        let driver = Driver::new(engine, profile, self.shared.defaults.clone(), publisher, requests);
+        let this = self.clone();
+        self.shared.drivers.spawn(async move {
+            let id = driver.live(sender).await;
+            this.forget(&id, key.as_deref());
+        });
+        Ok((sandbox, Some(made)))
+    }
+
+    fn profile(&self, wish: &Wish) -> Profile {
+        let Defaults { image, limits: default, .. } = &self.shared.defaults;
+        Profile {
+            id: SandboxId::random(),
+            image: wish.image.clone().unwrap_or_else(|| image.clone()),
+            env: wish.env.clone(),
+            labels: wish.labels.clone(),
+            limits: limits(wish.limits, *default, self.shared.engine.support()),
+            user: wish.user.clone(),
+            workspace: wish.workspace.clone().unwrap_or_else(|| DEFAULT_WORKSPACE.to_owned()),
+            created_at: SystemTime::now(),
+            engine: self.shared.engine.name(),
+        }
+    }
+
+    fn forget(&self, id: &SandboxId, key: Option<&str>) {
+        let mut table = self.lock();
+        table.sandboxes.remove(id);
+        if let Some(key) = key {
+            table.keys.remove(key);
+        }
+    }
+
+    /// A sandbox.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotFound`].
+    pub fn get(&self, id: &SandboxId) -> Result<Sandbox, SandboxError> {
+        self.lock().sandboxes.get(id).cloned().ok_or_else(|| SandboxError::NotFound(id.clone()))
+    }
+
+    /// Sandboxes by id: those after one, at most so many, that have all of some labels; and whether there are more.
+    #[must_use]
+    pub fn list(
+        &self,
+        after: Option<&SandboxId>,
+        limit: usize,
+        labels: &BTreeMap<String, String>,
+    ) -> (Vec<Sandbox>, bool) {
+        let table = self.lock();
+        let has_labels =
+            |sandbox: &&Sandbox| labels.iter().all(|(key, value)| sandbox.profile().labels.get(key) == Some(value));
+        let is_after = |sandbox: &&Sandbox| after.is_none_or(|after| sandbox.profile().id > *after);
+        let mut rest = table.sandboxes.values().filter(is_after).filter(has_labels);
+        let page: Vec<Sandbox> = rest.by_ref().take(limit).cloned().collect();
+        (page, rest.next().is_some())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().sandboxes.len()
+    }
+
+    /// How many runs have not ended, in all of them.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        let (all, _) = self.list(None, usize::MAX, &BTreeMap::new());
+        all.iter().filter_map(|sandbox| sandbox.hands().ok()).map(|hands| hands.running()).sum()
+    }
+
+    /// Destroys all of them, and takes no more.
+    pub async fn close(&self) {
+        self.lock().closed = true;
+        let (all, _) = self.list(None, usize::MAX, &BTreeMap::new());
+        let destroying = all.iter().map(|sandbox| async {
+            if let Err(error) = sandbox.destroy().await {
+                tracing::error!(sandbox.id = %sandbox.profile().id, %error, "a sandbox is left behind");
+            }
+        });
+        futures_util::future::join_all(destroying).await;
+        self.shared.drivers.close();
+    }
+}
