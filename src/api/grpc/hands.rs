@@ -1,0 +1,219 @@
+//! `hands.v1.Hands`
+
+use futures_util::{StreamExt, stream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::ReplyStream;
+use crate::api::convert::{self, Deadlines, InputAction};
+use crate::api::proto::hands_server::Hands as Service;
+use crate::api::proto::{
+    AttachRequest, BashRequest, FileInfo, GetRunRequest, InputRequest, InputResponse, KillRunRequest, KillRunResponse,
+    ListRunsRequest, ListRunsResponse, LsRequest, LsResponse, MkdirRequest, ReadRequest, ReadResponse, RemoveRequest,
+    RemoveResponse, RenameRequest, Run as RunMessage, RunEvent, StatRequest, WriteRequest, WriteResponse,
+    read_response, write_request,
+};
+use crate::api::status::Fault;
+use crate::hands::files::{DEFAULT_DIRECTORY_MODE, ReadPart};
+use crate::hands::{Events, Hands, Input, Run};
+use crate::ids::SandboxId;
+use crate::sandbox::Sandboxes;
+
+/// The service.
+pub struct HandsService {
+    sandboxes: Sandboxes,
+    deadlines: Deadlines,
+}
+
+impl HandsService {
+    /// Serves the hands of these sandboxes.
+    #[must_use]
+    pub fn new(sandboxes: Sandboxes, deadlines: Deadlines) -> Self {
+        Self { sandboxes, deadlines }
+    }
+
+    fn hands(&self, id: &SandboxId) -> Result<Hands, Fault> {
+        Ok(self.sandboxes.get(id)?.hands()?)
+    }
+
+    fn hands_of(&self, id: &str) -> Result<Hands, Fault> {
+        self.hands(&convert::sandbox_id(id)?)
+    }
+
+    fn run(&self, sandbox: &str, run: &str) -> Result<(Hands, Run), Fault> {
+        let hands = self.hands_of(sandbox)?;
+        let run = hands.run(&convert::run_id(run)?)?;
+        Ok((hands, run))
+    }
+}
+
+/// The events of a run, from a cursor.
+fn events(run: Run, cursor: u64) -> Result<Response<ReplyStream<RunEvent>>, Status> {
+    let events = Events::from(run, cursor).map_err(Fault::from)?;
+    let messages = stream::unfold(Some(events), |events| async {
+        let mut events = events?;
+        match events.next().await {
+            Ok(Some(event)) => Some((Ok(convert::event(event)), Some(events))),
+            Ok(None) => None,
+            Err(error) => Some((Err(Fault::from(error).into()), None)),
+        }
+    });
+    Ok(Response::new(Box::pin(messages)))
+}
+
+#[tonic::async_trait]
+impl Service for HandsService {
+    type BashStream = ReplyStream<RunEvent>;
+    type AttachStream = ReplyStream<RunEvent>;
+    type ReadStream = ReplyStream<ReadResponse>;
+
+    async fn bash(&self, request: Request<BashRequest>) -> Result<Response<Self::BashStream>, Status> {
+        let (sandbox, command, key) = convert::command(request.into_inner(), self.deadlines)?;
+        let run = self.hands(&sandbox)?.start(command, key).await.map_err(Fault::from)?;
+        events(run, 0)
+    }
+
+    async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<Self::AttachStream>, Status> {
+        let request = request.into_inner();
+        let (_, run) = self.run(&request.sandbox_id, &request.run_id)?;
+        events(run, request.cursor)
+    }
+
+    async fn input(&self, request: Request<Streaming<InputRequest>>) -> Result<Response<InputResponse>, Status> {
+        let mut messages = request.into_inner();
+        let mut target = None;
+        let mut bytes = 0;
+        while let Some(message) = messages.message().await? {
+            let (hands, run) = match &target {
+                Some(target) => target,
+                None => target.insert(self.run(&message.sandbox_id, &message.run_id)?),
+            };
+            match convert::input(message.input)? {
+                None => {}
+                Some(InputAction::Signal(signal)) => hands.signal(run, signal).await.map_err(Fault::from)?,
+                Some(InputAction::Write(input)) => {
+                    let length = if let Input::Data(data) = &input { data.len() as u64 } else { 0 };
+                    run.input(input).await.map_err(Fault::from)?;
+                    bytes += length;
+                }
+            }
+        }
+        match target {
+            Some(_) => Ok(Response::new(InputResponse { bytes })),
+            None => Err(Fault::argument("sandbox_id", "is missing: there was no message").into()),
+        }
+    }
+
+    async fn list_runs(&self, request: Request<ListRunsRequest>) -> Result<Response<ListRunsResponse>, Status> {
+        let id = convert::sandbox_id(&request.get_ref().sandbox_id)?;
+        let runs = self.hands(&id)?.runs();
+        let runs = runs.iter().filter_map(|run| convert::run(&id, run)).collect();
+        Ok(Response::new(ListRunsResponse { runs }))
+    }
+
+    async fn get_run(&self, request: Request<GetRunRequest>) -> Result<Response<RunMessage>, Status> {
+        let request = request.into_inner();
+        let id = convert::sandbox_id(&request.sandbox_id)?;
+        let run = self.hands(&id)?.run(&convert::run_id(&request.run_id)?).map_err(Fault::from)?;
+        let message = convert::run(&id, &run);
+        Ok(Response::new(message.ok_or_else(|| Fault::from(crate::hands::RunError::NotFound(run.id().clone())))?))
+    }
+
+    async fn kill_run(&self, request: Request<KillRunRequest>) -> Result<Response<KillRunResponse>, Status> {
+        let request = request.into_inner();
+        let (hands, run) = self.run(&request.sandbox_id, &request.run_id)?;
+        if request.signal != 0 {
+            let signal = convert::signal(request.signal)?;
+            hands.signal(&run, signal).await.map_err(Fault::from)?;
+            return Ok(Response::new(KillRunResponse { exited: None }));
+        }
+        let grace = convert::grace(request.grace, self.sandboxes.defaults().runs.kill_grace)?;
+        let exited = run.cancel(grace).await.map_err(Fault::from)?;
+        Ok(Response::new(KillRunResponse { exited: Some(convert::exited(exited)) }))
+    }
+
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let request = request.into_inner();
+        let range = convert::read_range(&request)?;
+        let hands = self.hands_of(&request.sandbox_id)?;
+        let path = convert::path("path", request.path)?;
+        let reading = hands.files().read(&path, range).await.map_err(Fault::from)?;
+        let stat = read_response::Part::Stat(convert::file_info(&reading.info));
+        let rest = reading.into_stream().map(|part| match part {
+            Ok(ReadPart::Data(data)) => Ok(read_response::Part::Data(data)),
+            Ok(ReadPart::End(end)) => {
+                Ok(read_response::Part::End(crate::api::proto::ReadEnd { eof: end.eof, next_offset: end.next_offset }))
+            }
+            Err(error) => Err(Status::from(Fault::from(error))),
+        });
+        let parts = stream::iter([Ok(stat)]).chain(rest);
+        let messages = parts.map(|part| part.map(|part| ReadResponse { part: Some(part) }));
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.and_then(|message| message.part);
+        let Some(write_request::Part::Header(header)) = first else {
+            return Err(Fault::argument("header", "must come first").into());
+        };
+        let (sandbox, options) = convert::write_options(header)?;
+        let mut writing = self.hands(&sandbox)?.files().write(options).await.map_err(Fault::from)?;
+        while let Some(message) = messages.message().await? {
+            match message.part {
+                Some(write_request::Part::Data(data)) => {
+                    convert::check_chunk(data.len())?;
+                    writing.push(data).await.map_err(Fault::from)?;
+                }
+                Some(write_request::Part::Header(_)) => return Err(Fault::argument("header", "came twice").into()),
+                None => {}
+            }
+        }
+        let written = writing.finish().await.map_err(Fault::from)?;
+        Ok(Response::new(WriteResponse { size: written.size, sha256: written.sha256.to_string() }))
+    }
+
+    async fn ls(&self, request: Request<LsRequest>) -> Result<Response<LsResponse>, Status> {
+        let (sandbox, options) = convert::list_options(request.into_inner())?;
+        let page = self.hands(&sandbox)?.files().list(options).await.map_err(Fault::from)?;
+        let entries = page.entries.iter().map(convert::file_info).collect();
+        Ok(Response::new(LsResponse { entries, next_page_token: page.next_page_token.unwrap_or_default() }))
+    }
+
+    async fn stat(&self, request: Request<StatRequest>) -> Result<Response<FileInfo>, Status> {
+        let request = request.into_inner();
+        let hands = self.hands_of(&request.sandbox_id)?;
+        let path = convert::path("path", request.path)?;
+        let files = hands.files();
+        let info = if request.follow { files.stat_target(&path).await } else { files.stat(&path).await };
+        Ok(Response::new(convert::file_info(&info.map_err(Fault::from)?)))
+    }
+
+    async fn mkdir(&self, request: Request<MkdirRequest>) -> Result<Response<FileInfo>, Status> {
+        let request = request.into_inner();
+        let hands = self.hands_of(&request.sandbox_id)?;
+        let path = convert::path("path", request.path)?;
+        let mode = convert::mode(request.mode.unwrap_or(DEFAULT_DIRECTORY_MODE))?;
+        let files = hands.files();
+        let info = if request.parents { files.mkdir_all(&path, mode).await } else { files.mkdir(&path, mode).await };
+        Ok(Response::new(convert::file_info(&info.map_err(Fault::from)?)))
+    }
+
+    async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
+        let request = request.into_inner();
+        let hands = self.hands_of(&request.sandbox_id)?;
+        let path = convert::path("path", request.path)?;
+        let files = hands.files();
+        let removed = if request.recursive { files.remove_all(&path).await } else { files.remove(&path).await };
+        removed.map_err(Fault::from)?;
+        Ok(Response::new(RemoveResponse {}))
+    }
+
+    async fn rename(&self, request: Request<RenameRequest>) -> Result<Response<FileInfo>, Status> {
+        let request = request.into_inner();
+        let hands = self.hands_of(&request.sandbox_id)?;
+        let (from, to) = (convert::path("from", request.from)?, convert::path("to", request.to)?);
+        let files = hands.files();
+        let info = if request.replace { files.rename_over(&from, &to).await } else { files.rename(&from, &to).await };
+        Ok(Response::new(convert::file_info(&info.map_err(Fault::from)?)))
+    }
+}

@@ -1,0 +1,231 @@
+//! From the domain's errors to codes and reasons. Pure.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::proto::ErrorReason;
+use crate::engine::EngineError;
+use crate::guest::wire::Step;
+use crate::hands::RunError;
+use crate::hands::files::FileError;
+use crate::image::ImageError;
+use crate::sandbox::SandboxError;
+use crate::telemetry::chain;
+
+/// The domain of every reason.
+pub const DOMAIN: &str = "hands.v1";
+
+/// An error as the API tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    field: Option<Cow<'static, str>>,
+    errno: Option<i32>,
+}
+
+impl Fault {
+    /// An error without more to it.
+    #[must_use]
+    pub fn new(code: Code, reason: ErrorReason, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), field: None, errno: None }
+    }
+
+    /// A bad argument; `message` says what was expected.
+    #[must_use]
+    pub fn argument(field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self::argument_for(ErrorReason::ArgumentInvalid, field, message)
+    }
+
+    /// A bad argument with a reason of its own.
+    #[must_use]
+    pub fn argument_for(reason: ErrorReason, field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        let (field, message) = (field.into(), message.into());
+        let message = format!("{field}: {message}");
+        Self { field: Some(field), ..Self::new(Code::InvalidArgument, reason, message) }
+    }
+
+    /// It is about something that is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.code == Code::NotFound
+    }
+
+    fn about(self, field: &'static str) -> Self {
+        Self { field: Some(field.into()), ..self }
+    }
+
+    fn errno(self, errno: i32) -> Self {
+        Self { errno: Some(errno), ..self }
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        let errno = fault.errno.map(|errno| ("errno".to_owned(), format!("{:?}", nix::errno::Errno::from_raw(errno))));
+        let metadata: HashMap<String, String> = errno.into_iter().collect();
+        let mut details = ErrorDetails::with_error_info(fault.reason.as_str_name(), DOMAIN, metadata);
+        if let Some(field) = fault.field {
+            details.add_bad_request_violation(field, fault.message.clone());
+        }
+        Self::with_error_details(fault.code, fault.message, details)
+    }
+}
+
+impl From<SandboxError> for Fault {
+    fn from(error: SandboxError) -> Self {
+        let message = chain(&error).to_string();
+        let (code, reason) = match &error {
+            SandboxError::NotFound(_) => (Code::NotFound, ErrorReason::SandboxNotFound),
+            SandboxError::NotRunning { .. } => (Code::FailedPrecondition, ErrorReason::SandboxNotRunning),
+            SandboxError::Conflict => (Code::AlreadyExists, ErrorReason::IdempotencyConflict),
+            SandboxError::TooMany { .. } => (Code::ResourceExhausted, ErrorReason::TooManyRequests),
+            SandboxError::Create(error) => return engine_fault(error, message),
+            SandboxError::Guest(_) => (Code::Internal, ErrorReason::SandboxCreateFailed),
+            SandboxError::Destroy { .. } => (Code::Internal, ErrorReason::InternalFault),
+            SandboxError::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),
+        };
+        Self::new(code, reason, message)
+    }
+}
+
+fn engine_fault(error: &EngineError, message: String) -> Fault {
+    match error {
+        EngineError::Image { source, .. } => image_fault(source, message).about("image"),
+        EngineError::LimitUnsupported { .. } => {
+            Fault::new(Code::FailedPrecondition, ErrorReason::LimitUnsupported, message).about("limits")
+        }
+        EngineError::Step { .. } => Fault::new(Code::Internal, ErrorReason::SandboxCreateFailed, message),
+        EngineError::Gone => Fault::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
+    }
+}
+
+fn image_fault(error: &ImageError, message: String) -> Fault {
+    let (code, reason) = match error {
+        ImageError::NotFound | ImageError::NotInArchive { .. } => (Code::NotFound, ErrorReason::ImageNotFound),
+        ImageError::NameNeeded { .. } => (Code::InvalidArgument, ErrorReason::ArgumentInvalid),
+        ImageError::Invalid { .. } | ImageError::TooLarge { .. } => {
+            (Code::FailedPrecondition, ErrorReason::ImageInvalid)
+        }
+        ImageError::Pull { .. } | ImageError::PullTimeout { .. } => (Code::Unavailable, ErrorReason::ImagePullFailed),
+        ImageError::Io { .. } => (Code::Internal, ErrorReason::SandboxCreateFailed),
+    };
+    Fault::new(code, reason, message)
+}
+
+impl From<RunError> for Fault {
+    fn from(error: RunError) -> Self {
+        let message = chain(&error).to_string();
+        let (code, reason) = match &error {
+            RunError::NotFound(_) => (Code::NotFound, ErrorReason::RunNotFound),
+            RunError::Conflict => (Code::AlreadyExists, ErrorReason::IdempotencyConflict),
+            RunError::TooMany { .. } => (Code::ResourceExhausted, ErrorReason::TooManyRequests),
+            RunError::Refused { step, errno, .. } => return refused(*step, *errno as i32, message),
+            RunError::StdinClosed(_) => (Code::FailedPrecondition, ErrorReason::StdinClosed),
+            RunError::NoTerminal(_) => (Code::FailedPrecondition, ErrorReason::NoPty),
+            RunError::CursorBeyond { .. } => return Self::argument("cursor", message),
+            RunError::Lost(_) => (Code::Unavailable, ErrorReason::SandboxLost),
+            RunError::Output(_) | RunError::Host { .. } => (Code::Internal, ErrorReason::InternalFault),
+        };
+        Self::new(code, reason, message)
+    }
+}
+
+/// A run that the guest could not start: the caller's doing, or the sandbox's.
+fn refused(step: Step, errno: i32, message: String) -> Fault {
+    let (code, reason, field) = match (step, errno) {
+        (Step::User | Step::Credentials, _) => (Code::FailedPrecondition, ErrorReason::UserNotFound, Some("user")),
+        (Step::Cwd, _) => (Code::FailedPrecondition, ErrorReason::CwdInvalid, Some("cwd")),
+        (Step::Interpreter, _) | (Step::Exec, libc::ENOEXEC | libc::ELIBBAD | libc::EINVAL) => {
+            (Code::FailedPrecondition, ErrorReason::ProgramFormat, Some("argv"))
+        }
+        (Step::Exec, libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENAMETOOLONG) => {
+            (Code::NotFound, ErrorReason::ProgramNotFound, Some("argv"))
+        }
+        (Step::Exec, libc::EACCES | libc::EPERM | libc::EISDIR) => {
+            (Code::FailedPrecondition, ErrorReason::ProgramNotExecutable, Some("argv"))
+        }
+        (Step::Exec, libc::E2BIG) => (Code::InvalidArgument, ErrorReason::ArgumentsTooLong, Some("argv")),
+        (Step::Fork | Step::Pty, libc::EAGAIN | libc::ENOMEM | libc::ENOSPC | libc::EMFILE) => {
+            (Code::ResourceExhausted, ErrorReason::ProcessLimit, None)
+        }
+        (Step::Request, _) => (Code::InvalidArgument, ErrorReason::ArgumentInvalid, Some("argv")),
+        (Step::Exec | Step::Fork | Step::Pty | Step::Gone | Step::Unspecified, _) => {
+            (Code::Internal, ErrorReason::SpawnFailed, None)
+        }
+    };
+    let fault = Fault::new(code, reason, message).errno(errno);
+    field.into_iter().fold(fault, Fault::about)
+}
+
+impl From<FileError> for Fault {
+    fn from(error: FileError) -> Self {
+        let message = chain(&error).to_string();
+        let (code, reason, errno) = match error {
+            FileError::NotFound { errno, .. } => (Code::NotFound, ErrorReason::FileNotFound, Some(errno)),
+            FileError::Exists { errno, .. } => (Code::AlreadyExists, ErrorReason::FileExists, Some(errno)),
+            FileError::Permission { errno, .. } => (Code::PermissionDenied, ErrorReason::FilePermission, Some(errno)),
+            FileError::IsDirectory { errno, .. } => (Code::FailedPrecondition, ErrorReason::IsDirectory, Some(errno)),
+            FileError::NotDirectory { errno, .. } => (Code::FailedPrecondition, ErrorReason::NotDirectory, Some(errno)),
+            FileError::NotRegular { .. } => (Code::FailedPrecondition, ErrorReason::NotRegular, None),
+            FileError::NotEmpty { errno, .. } => {
+                (Code::FailedPrecondition, ErrorReason::DirectoryNotEmpty, Some(errno))
+            }
+            FileError::PathInvalid { errno, .. } => {
+                let fault = Self::argument_for(ErrorReason::PathInvalid, "path", message);
+                return fault.errno(errno);
+            }
+            FileError::DiskFull { errno, .. } => (Code::ResourceExhausted, ErrorReason::DiskFull, Some(errno)),
+            FileError::ChecksumMismatch { .. } => (Code::FailedPrecondition, ErrorReason::ChecksumMismatch, None),
+            FileError::UserNotFound { errno, .. } => (Code::FailedPrecondition, ErrorReason::UserNotFound, Some(errno)),
+            FileError::PageTokenInvalid { .. } => return Self::argument("page_token", message),
+            FileError::Busy { .. } => (Code::ResourceExhausted, ErrorReason::TooManyRequests, None),
+            FileError::Lost { .. } => (Code::Unavailable, ErrorReason::SandboxLost, None),
+            FileError::Other { errno, .. } => (Code::Internal, ErrorReason::FileFailed, Some(errno)),
+        };
+        let fault = Self::new(code, reason, message);
+        errno.filter(|errno| *errno != 0).into_iter().fold(fault, Self::errno)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason_of(step: Step, errno: i32) -> (Code, ErrorReason) {
+        let fault = refused(step, errno, String::new());
+        (fault.code, fault.reason)
+    }
+
+    #[test]
+    fn each_way_a_program_cannot_start_has_its_own_reason() {
+        let cases = [
+            (Step::Exec, libc::ENOENT, Code::NotFound, ErrorReason::ProgramNotFound),
+            (Step::Exec, libc::EACCES, Code::FailedPrecondition, ErrorReason::ProgramNotExecutable),
+            (Step::Exec, libc::ENOEXEC, Code::FailedPrecondition, ErrorReason::ProgramFormat),
+            (Step::Interpreter, libc::ENOENT, Code::FailedPrecondition, ErrorReason::ProgramFormat),
+            (Step::Exec, libc::E2BIG, Code::InvalidArgument, ErrorReason::ArgumentsTooLong),
+            (Step::Cwd, libc::ENOENT, Code::FailedPrecondition, ErrorReason::CwdInvalid),
+            (Step::Cwd, libc::ENOTDIR, Code::FailedPrecondition, ErrorReason::CwdInvalid),
+            (Step::User, libc::ENOENT, Code::FailedPrecondition, ErrorReason::UserNotFound),
+            (Step::Fork, libc::EAGAIN, Code::ResourceExhausted, ErrorReason::ProcessLimit),
+        ];
+        for (step, errno, code, reason) in cases {
+            assert_eq!(reason_of(step, errno), (code, reason), "{step:?} {errno}");
+        }
+    }
+
+    #[test]
+    fn a_status_carries_reason_field_and_errno() {
+        let status = Status::from(refused(Step::Exec, libc::ENOENT, "nope: not found".to_owned()));
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("PROGRAM_NOT_FOUND", DOMAIN));
+        assert_eq!(info.metadata.get("errno").map(String::as_str), Some("ENOENT"));
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "argv");
+    }
+}
