@@ -7,6 +7,8 @@ pub mod api;
 #[cfg(feature = "daemon")]
 pub mod check;
 #[cfg(feature = "daemon")]
+pub mod client;
+#[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod engine;
