@@ -1,1 +1,108 @@
-fn main() {}
+//! handsd: the daemon that gives AI agents their hands.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use handsd::check;
+use handsd::config::{Config, Environment, Overrides};
+use handsd::daemon::Daemon;
+use handsd::engine::native::zygote;
+use handsd::telemetry::{self, Colour};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Keeps sandboxes for AI agents on this machine, and runs their commands over gRPC.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Serve {
+        /// Configuration file (TOML); without one, everything has its default
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print the configuration in force and exit
+        #[arg(long)]
+        print_config: bool,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Say what this host can do, and how to mend what it cannot
+    Check {
+        /// Where state is to be kept
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+    },
+    /// The process that makes sandboxes; the daemon starts it
+    #[command(hide = true, name = zygote::ARGUMENT)]
+    Zygote,
+}
+
+fn main() -> ExitCode {
+    let command = Arguments::parse().command;
+    // Before there is any other thread.
+    if let Command::Zygote = command {
+        return zygote::process::main();
+    }
+    match run(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("handsd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve { config, print_config, overrides } => {
+            let config = Config::load(config.as_deref(), &overrides, &Environment::current())?;
+            if print_config {
+                print!("{}", config.to_toml());
+                return Ok(ExitCode::SUCCESS);
+            }
+            telemetry::init(&config.log)?;
+            runtime()?.block_on(serve(&config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check { state_dir } => {
+            let overrides = Overrides { state_dir, ..Overrides::default() };
+            let config = Config::load(None, &overrides, &Environment::current())?;
+            let docker_host = std::env::var("DOCKER_HOST").ok();
+            let findings = check::report(&check::probe(&config.state_dir, docker_host.as_deref()));
+            print!("{}", check::render(&findings, Colour::of(&std::io::stdout())));
+            let is_lacking = findings.iter().any(|finding| finding.state == check::State::Lacking);
+            Ok(if is_lacking { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        Command::Zygote => unreachable!("handled before there is a runtime"),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+}
+
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let daemon = Daemon::start(config).await?;
+    for address in daemon.grpc() {
+        tracing::info!(%address, "serving gRPC");
+    }
+    if let Some(address) = daemon.http() {
+        tracing::info!(%address, "serving HTTP");
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    daemon.stop().await;
+    Ok(())
+}

@@ -1,0 +1,371 @@
+//! Wiring: start-up in order, serving, and the way down.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+
+use crate::api::convert::Deadlines;
+use crate::api::grpc::hands::HandsService;
+use crate::api::grpc::node::NodeService;
+use crate::api::grpc::sandboxes::SandboxesService;
+use crate::api::http;
+use crate::api::proto::hands_server::HandsServer;
+use crate::api::proto::node_server::NodeServer;
+use crate::api::proto::sandboxes_server::SandboxesServer;
+use crate::api::proto::{DESCRIPTORS, Defaults as DefaultsMessage, NodeInfo};
+use crate::check;
+use crate::client::MESSAGE_BYTES;
+use crate::config::{CgroupUse, Config, ListenAddress};
+use crate::engine::native::{Ids, Native};
+use crate::engine::{Engine, EngineError, Limits, cgroup};
+use crate::hands;
+use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership};
+use crate::sandbox::{Defaults, Sandboxes};
+use crate::telemetry::chain;
+
+/// Silence after which a connection is asked whether it is still there, and how long the answer may take: a client that
+/// vanished is noticed, and a stream that is quiet stays open through what forgets quiet connections.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Bytes that a client may send on a stream, and on all of its streams, before the daemon has taken them.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// Streams of one connection at once.
+const MAX_STREAMS: u32 = 1024;
+
+/// How long calls that are under way may take to end when the daemon does.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the sandboxes may take to be removed then.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another daemon uses the state directory.
+    #[error("another handsd uses the state directory {}", .0.display())]
+    StateInUse(PathBuf),
+    /// The state directory cannot be used.
+    #[error("state directory {}", path.display())]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The default image is none.
+    #[error("sandbox.image")]
+    Image(#[source] ImageRefError),
+    /// The image store cannot be opened.
+    #[error("the image store")]
+    Images(#[source] crate::image::ImageError),
+    /// The engine cannot be started.
+    #[error("the engine")]
+    Engine(#[source] EngineError),
+    /// Reflection refuses the descriptors.
+    #[error("gRPC reflection")]
+    Reflection(#[source] tonic_reflection::server::Error),
+}
+
+/// A daemon that serves.
+pub struct Daemon {
+    sandboxes: Sandboxes,
+    servers: JoinSet<()>,
+    stop: CancellationToken,
+    health: tonic_health::server::HealthReporter,
+    grpc: Vec<ListenAddress>,
+    http: Option<SocketAddr>,
+    /// Keeps others away from the state directory.
+    _lock: Flock<fs::File>,
+}
+
+impl Daemon {
+    /// Starts: state, engine, what a killed daemon left, listeners.
+    ///
+    /// # Errors
+    /// See [`DaemonError`].
+    pub async fn start(config: &Config) -> Result<Self, DaemonError> {
+        let lock = lock_state(&config.state_dir)?;
+        let host = check::probe(&config.state_dir, None);
+        let is_root = nix::unistd::geteuid().is_root();
+        let engine: Arc<dyn Engine> = Arc::new(start_engine(config, is_root)?);
+        remove_leftovers(&*engine, &config.state_dir).await?;
+        let defaults = defaults(config)?;
+        let info = node_info(config, &host, engine.name(), is_root);
+        let sandboxes = Sandboxes::new(engine, defaults);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let deadlines = Deadlines { default: config.run.timeout, max: config.run.max_timeout };
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(DaemonError::Reflection)?;
+        let mut routes = Routes::builder();
+        routes
+            .add_service(sized(HandsServer::new(HandsService::new(sandboxes.clone(), deadlines))))
+            .add_service(SandboxesServer::new(SandboxesService::new(sandboxes.clone())))
+            .add_service(NodeServer::new(NodeService::new(info, sandboxes.clone())))
+            .add_service(health_service)
+            .add_service(reflection);
+        health.set_serving::<HandsServer<HandsService>>().await;
+        health.set_serving::<SandboxesServer<SandboxesService>>().await;
+        health.set_serving::<NodeServer<NodeService>>().await;
+        let mut daemon = Self {
+            sandboxes,
+            servers: JoinSet::new(),
+            stop: CancellationToken::new(),
+            health,
+            grpc: Vec::new(),
+            http: None,
+            _lock: lock,
+        };
+        let routes = routes.routes();
+        for address in &config.grpc {
+            daemon.serve_grpc(address, routes.clone()).await?;
+        }
+        if let Some(address) = config.http {
+            daemon.serve_http(address).await?;
+        }
+        Ok(daemon)
+    }
+
+    /// Where gRPC is served, with the ports that were chosen for port 0.
+    #[must_use]
+    pub fn grpc(&self) -> &[ListenAddress] {
+        &self.grpc
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    async fn serve_grpc(&mut self, address: &ListenAddress, routes: Routes) -> Result<(), DaemonError> {
+        let failed = |source| DaemonError::Listen { address: address.to_string(), source };
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(PING_INTERVAL))
+            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            .tcp_nodelay(true)
+            .add_routes(routes);
+        let stop = self.stop.clone().cancelled_owned();
+        match address {
+            ListenAddress::Tcp(address) => {
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                self.grpc.push(ListenAddress::Tcp(listener.local_addr().map_err(failed)?));
+                let incoming = TcpListenerStream::new(listener);
+                self.servers.spawn(log_end(server.serve_with_incoming_shutdown(incoming, stop)));
+            }
+            ListenAddress::Unix(path) => {
+                let listener = bind_unix(path).map_err(failed)?;
+                self.grpc.push(address.clone());
+                let incoming = UnixListenerStream::new(listener);
+                self.servers.spawn(log_end(server.serve_with_incoming_shutdown(incoming, stop)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn serve_http(&mut self, address: SocketAddr) -> Result<(), DaemonError> {
+        let failed = |source| DaemonError::Listen { address: address.to_string(), source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        self.http = Some(listener.local_addr().map_err(failed)?);
+        let stop = self.stop.clone().cancelled_owned();
+        let server = axum::serve(listener, http::router()).with_graceful_shutdown(stop);
+        self.servers.spawn(log_end(async move { server.await }));
+        Ok(())
+    }
+
+    /// Ends: no new calls, all sandboxes removed, calls under way done or cut off.
+    pub async fn stop(mut self) {
+        self.health.set_service_status("", ServingStatus::NotServing).await;
+        if timeout(CLOSE_DEADLINE, self.sandboxes.close()).await.is_err() {
+            tracing::error!("not all sandboxes could be removed in time; the next start removes the rest");
+        }
+        self.stop.cancel();
+        let all = async { while self.servers.join_next().await.is_some() {} };
+        if timeout(DRAIN_DEADLINE, all).await.is_err() {
+            tracing::warn!("calls under way are cut off");
+            self.servers.shutdown().await;
+        }
+        for address in &self.grpc {
+            if let ListenAddress::Unix(path) = address {
+                // It may be gone already, and the next start replaces it anyway.
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// Chunks of files and output are longer than gRPC's usual limit allows with what is around them.
+fn sized<T: crate::api::proto::hands_server::Hands>(server: HandsServer<T>) -> HandsServer<T> {
+    server.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
+}
+
+async fn log_end<E: std::error::Error>(server: impl Future<Output = Result<(), E>>) {
+    if let Err(error) = server.await {
+        tracing::error!(error = %chain(&error), "a listener ended");
+    }
+}
+
+/// Makes the state directory and takes it for this daemon alone.
+fn lock_state(path: &Path) -> Result<Flock<fs::File>, DaemonError> {
+    let failed = |source| DaemonError::State { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(failed)?;
+    let file = fs::File::options().create(true).append(true).open(path.join("lock")).map_err(failed)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(DaemonError::StateInUse(path.to_owned())),
+        Err((_, error)) => Err(failed(error.into())),
+    }
+}
+
+fn start_engine(config: &Config, is_root: bool) -> Result<Native, DaemonError> {
+    let settings = ImageSettings {
+        max_unpacked_bytes: config.image.max_unpacked,
+        plain_http: config.image.plain_http.clone(),
+        ownership: if is_root { Ownership::Keep } else { Ownership::Own },
+        ..ImageSettings::default()
+    };
+    let images = ImageStore::open(config.state_dir.join("images"), settings).map_err(DaemonError::Images)?;
+    let cgroups = match config.engine.cgroup {
+        CgroupUse::Auto => open_cgroups(&config.state_dir).map_err(|source| {
+            DaemonError::Engine(EngineError::Step { step: "open the cgroup tree".to_owned(), source })
+        })?,
+        CgroupUse::Off => None,
+    };
+    let ids = if is_root { Ids::Range(config.engine.id_base) } else { Ids::Own };
+    let executable = PathBuf::from("/proc/self/exe");
+    Native::open(&config.state_dir, executable, images, cgroups, ids).map_err(DaemonError::Engine)
+}
+
+/// The place for this daemon's cgroups is named after its state directory, so that the next one finds it again.
+fn open_cgroups(state: &Path) -> io::Result<Option<cgroup::Tree>> {
+    use sha2::{Digest, Sha256};
+    let state = state.canonicalize()?;
+    let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
+    let instance: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    cgroup::Tree::open(cgroup::Host::probe()?, &instance)
+}
+
+/// Removes what a daemon that was killed left behind.
+async fn remove_leftovers(engine: &dyn Engine, state: &Path) -> Result<(), DaemonError> {
+    for id in engine.list().await.map_err(DaemonError::Engine)? {
+        tracing::info!(sandbox.id = %id, "removing what an earlier daemon left");
+        engine.remove(&id).await.map_err(DaemonError::Engine)?;
+    }
+    match fs::remove_dir_all(spools(state)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DaemonError::State { path: spools(state), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn spools(state: &Path) -> PathBuf {
+    state.join("runs")
+}
+
+fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
+    let image: ImageRef = config.sandbox.image.parse().map_err(DaemonError::Image)?;
+    Ok(Defaults {
+        image,
+        limits: Limits {
+            memory: config.sandbox.memory,
+            cpus: config.sandbox.cpus,
+            pids: config.sandbox.pids,
+            disk: None,
+        },
+        max_sandboxes: config.sandbox.max_sandboxes,
+        runs: hands::Settings {
+            env: Default::default(),
+            user: String::new(),
+            workspace: String::new(),
+            kill_grace: config.run.kill_grace,
+            retention: config.run.retention,
+            retained_runs: config.run.retained_runs,
+            max_runs: config.run.max_runs,
+            output_cap: config.run.output_cap,
+        },
+        spools: spools(&config.state_dir),
+    })
+}
+
+fn node_info(config: &Config, host: &check::Host, engine: &str, is_root: bool) -> NodeInfo {
+    let system = nix::sys::sysinfo::sysinfo().ok();
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    NodeInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: engine.to_owned(),
+        kernel: host.kernel.clone(),
+        cgroup: match config.engine.cgroup {
+            CgroupUse::Auto => host.cgroup_mode().to_string(),
+            CgroupUse::Off => "none".to_owned(),
+        },
+        rootless: !is_root,
+        lacks: host.lacks(),
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        memory_bytes: system.map_or(0, |system| system.ram_total()),
+        boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
+        started_at: Some(SystemTime::now().into()),
+        sandboxes: 0,
+        running: 0,
+        defaults: Some(DefaultsMessage {
+            image: config.sandbox.image.clone(),
+            timeout: prost_types::Duration::try_from(config.run.timeout).ok(),
+            kill_grace: prost_types::Duration::try_from(config.run.kill_grace).ok(),
+            retention: prost_types::Duration::try_from(config.run.retention).ok(),
+            output_cap_bytes: config.run.output_cap,
+        }),
+    }
+}
+
+/// Binds a unix socket that only this user can connect to. One that is left of a daemon that was killed is replaced: the
+/// lock says that there is no other on this state, and a live one elsewhere still answers.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        // Nothing is there, or something that is no socket, which bind refuses.
+        Err(_) => {}
+    }
+    // Between bind and chmod nobody else may connect either.
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    nix::sys::stat::umask(mask);
+    let listener = listener?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
