@@ -1,0 +1,207 @@
+//! The messages of the API as JSON, for `--json`.
+//!
+//! Fields have the names of the protobufs and are always there; what is unset is `null`. Times are RFC 3339 in UTC,
+//! spans of time are seconds. Bytes are a string `data`; if they are no UTF-8, `data` holds U+FFFD where they are not,
+//! and `data_base64` has them exactly.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use handsd::api::proto;
+use handsd::api::proto::run_event::Event;
+use serde_json::{Value, json};
+
+/// A sandbox.
+pub fn sandbox(sandbox: &proto::Sandbox) -> Value {
+    json!({
+        "id": sandbox.id,
+        "phase": sandbox.phase().as_str_name(),
+        "generation": sandbox.generation,
+        "image": sandbox.image,
+        "env": sandbox.env,
+        "labels": sandbox.labels,
+        "limits": sandbox.limits.as_ref().map(limits),
+        "user": sandbox.user,
+        "workspace": sandbox.workspace,
+        "network": sandbox.network.as_ref().map(|network| network.mode().as_str_name()),
+        "created_at": time(sandbox.created_at),
+        "engine": sandbox.engine,
+        "failure": sandbox.failure.as_ref().map(|failure| json!({ "reason": failure.reason, "message": failure.message })),
+        "running": sandbox.running,
+    })
+}
+
+fn limits(limits: &proto::Limits) -> Value {
+    json!({
+        "memory_bytes": limits.memory_bytes,
+        "cpus": limits.cpus,
+        "pids": limits.pids,
+        "disk_bytes": limits.disk_bytes,
+    })
+}
+
+/// A node.
+pub fn node(node: &proto::NodeInfo) -> Value {
+    json!({
+        "version": node.version,
+        "engine": node.engine,
+        "kernel": node.kernel,
+        "cgroup": node.cgroup,
+        "rootless": node.rootless,
+        "lacks": node.lacks,
+        "cpus": node.cpus,
+        "memory_bytes": node.memory_bytes,
+        "boot_id": node.boot_id,
+        "started_at": time(node.started_at),
+        "sandboxes": node.sandboxes,
+        "running": node.running,
+        "defaults": node.defaults.as_ref().map(|defaults| json!({
+            "image": defaults.image,
+            "timeout_seconds": seconds(defaults.timeout),
+            "kill_grace_seconds": seconds(defaults.kill_grace),
+            "retention_seconds": seconds(defaults.retention),
+            "output_cap_bytes": defaults.output_cap_bytes,
+        })),
+    })
+}
+
+/// A run.
+pub fn run(run: &proto::Run) -> Value {
+    json!({
+        "run_id": run.run_id,
+        "sandbox_id": run.sandbox_id,
+        "command": run.command,
+        "argv": run.argv,
+        "pid": run.pid,
+        "started_at": time(run.started_at),
+        "deadline": time(run.deadline),
+        "output_bytes": run.output_bytes,
+        "exited": run.exited.as_ref().map(exited),
+        "pty": run.pty,
+    })
+}
+
+/// How a run ended.
+pub fn exited(exited: &proto::Exited) -> Value {
+    let (code, signal) = match exited.status {
+        Some(proto::exited::Status::Code(code)) => (Some(code), None),
+        Some(proto::exited::Status::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    json!({
+        "code": code,
+        "signal": signal,
+        "reason": exited.reason().as_str_name(),
+        "output_bytes": exited.output_bytes,
+        "killed": exited.killed.iter().map(|it| json!({ "pid": it.pid, "name": it.name })).collect::<Vec<_>>(),
+        "degraded": exited.degraded,
+        "elapsed_seconds": seconds(exited.elapsed),
+    })
+}
+
+/// An event of a run: what it is under "event", and its fields beside that.
+pub fn event(event: &Event) -> Value {
+    match event {
+        Event::Started(started) => tagged(
+            "started",
+            json!({ "run_id": started.run_id, "pid": started.pid, "deadline": time(started.deadline) }),
+        ),
+        Event::Output(output) => {
+            let stream = output.stream().as_str_name().to_ascii_lowercase();
+            let value = data(json!({ "stream": stream, "cursor": output.cursor }), &output.data);
+            tagged("output", value)
+        }
+        Event::Gap(gap) => tagged("gap", json!({ "from": gap.from, "to": gap.to })),
+        Event::Exited(how) => tagged("exited", exited(how)),
+    }
+}
+
+/// A file's name and attributes.
+pub fn file(file: &proto::FileInfo) -> Value {
+    json!({
+        "name": file.name,
+        "path": file.path,
+        "type": file.r#type().as_str_name(),
+        "size": file.size,
+        "mode": file.mode,
+        "mtime": time(file.mtime),
+        "target": file.target,
+        "uid": file.uid,
+        "gid": file.gid,
+    })
+}
+
+/// The object with "event" before its other fields.
+pub fn tagged(event: &str, mut fields: Value) -> Value {
+    fields["event"] = event.into();
+    fields
+}
+
+/// The object with `data`, and `data_base64` if that is needed.
+pub fn data(mut fields: Value, bytes: &[u8]) -> Value {
+    let text = String::from_utf8_lossy(bytes);
+    if matches!(text, std::borrow::Cow::Owned(_)) {
+        fields["data_base64"] = BASE64_STANDARD.encode(bytes).into();
+    }
+    fields["data"] = text.into();
+    fields
+}
+
+fn time(time: Option<prost_types::Timestamp>) -> Option<String> {
+    let time = SystemTime::try_from(time?).ok()?;
+    // humantime writes no years before 1970 or after 9999: a hostile mtime must not be our panic.
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    (since < Duration::from_secs(253_402_300_800)).then(|| humantime::format_rfc3339_millis(time).to_string())
+}
+
+fn seconds(span: Option<prost_types::Duration>) -> Option<f64> {
+    Duration::try_from(span?).ok().map(|span| span.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(bytes: &'static [u8]) -> Value {
+        let stream = proto::OutputStream::Stderr.into();
+        event(&Event::Output(proto::Output { stream, cursor: 7, data: bytes.into() }))
+    }
+
+    #[test]
+    fn output_that_is_text_is_a_string_only() {
+        let text = "{\"cursor\":7,\"data\":\"grün\\n\",\"event\":\"output\",\"stream\":\"stderr\"}";
+        assert_eq!(output("grün\n".as_bytes()).to_string(), text);
+    }
+
+    #[test]
+    fn output_that_is_no_text_comes_exactly_as_base64_too() {
+        let value = output(b"a\xffb");
+        assert_eq!(value["data"], "a\u{fffd}b");
+        assert_eq!(value["data_base64"], "Yf9i");
+    }
+
+    #[test]
+    fn how_a_run_ended_has_a_code_or_a_signal_and_null_for_the_other() {
+        let exited = proto::Exited {
+            status: Some(proto::exited::Status::Signal(9)),
+            reason: proto::exited::Reason::TimedOut.into(),
+            elapsed: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
+            ..Default::default()
+        };
+        let value = event(&Event::Exited(exited));
+        assert_eq!(value["event"], "exited");
+        assert_eq!(value["code"], Value::Null);
+        assert_eq!(value["signal"], 9);
+        assert_eq!(value["reason"], "TIMED_OUT");
+        assert_eq!(value["elapsed_seconds"], 1.5);
+    }
+
+    #[test]
+    fn times_are_rfc_3339_and_one_nobody_can_write_is_null() {
+        let at = |seconds| time(Some(prost_types::Timestamp { seconds, nanos: 0 }));
+        assert_eq!(at(0).as_deref(), Some("1970-01-01T00:00:00.000Z"));
+        assert_eq!(at(i64::MAX), None);
+        assert_eq!(at(-1), None);
+    }
+}
