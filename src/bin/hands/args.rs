@@ -9,12 +9,12 @@ use nix::sys::signal::Signal;
 pub fn bytes(text: &str) -> Result<u64, String> {
     let split = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let shift = match unit.to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
         _ => return Err("expected a size such as 4096, 512M or 1.5G".to_owned()),
     };
     if let Ok(whole) = number.parse::<u64>() {
@@ -141,7 +141,7 @@ mod tests {
         {
             assert_eq!(bytes(text), Ok(size), "{text}");
         }
-        for text in ["", "M", "-1", "1X", "1.2.3M", "1 M", "99999999999T", "99999999999.5T"] {
+        for text in ["", "M", "-1", "1i", "1bb", "1X", "1.2.3M", "1 M", "99999999999T", "99999999999.5T"] {
             assert!(bytes(text).is_err(), "{text}");
         }
     }

@@ -29,13 +29,13 @@ const INTERRUPTED: i32 = 130;
 
 /// Copies files between this machine and a sandbox.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   hands cp notes.txt ID:                 # into the workspace
   hands cp ID:/etc/os-release .
   hands cp -r ./src ID:/srv/app          # as /srv/app, or as /srv/app/src if /srv/app is there
   hands cp -r ID:out ./results
 
-Symlinks: to a sandbox, a file is copied for a link to it, other links are skipped with a note; from a sandbox they are
+Symlinks: to a sandbox, a file is copied for a link to it, other links are skipped with a note; from a sandbox they are \
 made again. Other special files are skipped with a note.")]
 pub struct CpArgs {
     /// A path, or ID:path
@@ -332,6 +332,63 @@ mod tests {
         Fetch { hands, sandbox_id: String::new(), copied: Copied::default(), links: Vec::new() }
     }
 
+    fn upload(hands: HandsClient<Channel>) -> Upload {
+        Upload { hands, sandbox_id: String::new(), copied: Copied::default() }
+    }
+
+    #[tokio::test]
+    async fn a_tree_comes_back_as_it_went() -> anyhow::Result<()> {
+        let node = fake::Node::default();
+        let (hands, _server) = node.serve().await;
+        let directory = tempfile::tempdir()?;
+        let (source, back) = (directory.path().join("source"), directory.path().join("back"));
+        fs::create_dir_all(source.join("a/b"))?;
+        fs::create_dir(source.join("empty"))?;
+        for (name, content) in [("one", "1"), ("a/two", "22"), ("a/b/three", "333")] {
+            fs::write(source.join(name), content)?;
+        }
+        // A circle, and a link to nothing: neither goes along.
+        symlink(".", source.join("circle"))?;
+        symlink("nothing", source.join("dangling"))?;
+        let copied = upload(hands.clone()).start(source.clone(), "t".to_owned(), true).await?;
+        assert_eq!(copied, Copied { files: 3, bytes: 6 });
+        let copied = fetch(hands).start("t".to_owned(), back.clone(), true).await?;
+        assert_eq!(copied, Copied { files: 3, bytes: 6 });
+        assert_eq!(fs::read(back.join("a/b/three"))?, b"333");
+        assert!(back.join("empty").is_dir());
+        assert!(!back.join("circle").exists());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_symlink_in_a_sandbox_is_made_again_and_not_followed() -> anyhow::Result<()> {
+        let node = fake::Node::default();
+        let (mut hands, _server) = node.serve().await;
+        let directory = tempfile::tempdir()?;
+        hands.mkdir(MkdirRequest { path: "t".to_owned(), ..Default::default() }).await?;
+        let header = WriteHeader { path: "t/link".to_owned(), ..Default::default() };
+        transfer::upload(&mut hands, header, b"x".as_slice(), &ProgressBar::hidden()).await?;
+        // Twice: the second replaces the first.
+        for _ in 0..2 {
+            fetch(hands.clone()).start("t".to_owned(), directory.path().to_owned(), true).await?;
+        }
+        assert_eq!(fs::read_link(directory.path().join("t/link"))?, Path::new("elsewhere"));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_copied_only_if_that_was_asked_for() -> anyhow::Result<()> {
+        let node = fake::Node::default();
+        let (mut hands, _server) = node.serve().await;
+        let directory = tempfile::tempdir()?;
+        hands.mkdir(MkdirRequest { path: "t".to_owned(), ..Default::default() }).await?;
+        let local = directory.path().to_owned();
+        assert!(upload(hands.clone()).start(local.clone(), "u".to_owned(), false).await.is_err());
+        assert!(fetch(hands).start("t".to_owned(), local.join("new"), false).await.is_err());
+        assert!(!local.join("new").exists());
+        Ok(())
+    }
+
     #[tokio::test]
     async fn a_copy_has_the_bytes_and_the_mode_and_replaces_what_was_there() -> anyhow::Result<()> {
         let node = fake::Node::default();
@@ -340,7 +397,7 @@ mod tests {
         let (local, back) = (directory.path().join("local"), directory.path().join("back"));
         fs::write(&local, "content")?;
         fs::write(&back, "what was there, and longer")?;
-        let mut upload = Upload { hands: hands.clone(), sandbox_id: String::new(), copied: Copied::default() };
+        let mut upload = upload(hands.clone());
         upload.file(&local, "a".to_owned()).await.expect("it is taken");
         assert_eq!(upload.copied, Copied { files: 1, bytes: 7 });
         fetch(hands).file("a".to_owned(), &back).await.expect("it comes back");

@@ -40,7 +40,8 @@ pub fn report(error: &anyhow::Error) {
         return;
     }
     note(&describe(error));
-    if error.chain().any(|cause| cause.is::<ClientError>()) {
+    let unreachable = |status: &Status| status.code() == Code::Unavailable && reason(status).is_none();
+    if error.chain().any(|cause| cause.is::<ClientError>()) || status_of(error).is_some_and(unreachable) {
         note("is handsd running? start it, or give its address by --addr or HANDS_ADDR");
     }
 }
@@ -71,6 +72,10 @@ fn describe(error: &anyhow::Error) -> String {
             // Its own causes are the transport's words for the same thing.
             parts.push(describe_status(status));
             break;
+        }
+        // Says nothing but "transport error"; its cause says which.
+        if cause.is::<tonic::transport::Error>() && cause.source().is_some() {
+            continue;
         }
         let text = cause.to_string();
         // Some errors of libraries repeat their cause.

@@ -1,6 +1,6 @@
 //! A node for tests: plays streams that were written beforehand and remembers what it was asked.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
@@ -60,7 +60,8 @@ pub struct Node(Arc<State>);
 struct State {
     streams: Mutex<VecDeque<Stream>>,
     calls: Mutex<Vec<String>>,
-    files: Mutex<HashMap<String, Vec<u8>>>,
+    files: Mutex<BTreeMap<String, Vec<u8>>>,
+    directories: Mutex<BTreeSet<String>>,
 }
 
 type Events<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
@@ -80,6 +81,29 @@ impl Node {
     /// A file's content, if it was written.
     pub fn file(&self, path: &str) -> Option<Vec<u8>> {
         self.0.files.lock().expect("no test panics while it holds it").get(path).cloned()
+    }
+
+    /// What is at the path: a link, if the path says so.
+    fn info(&self, path: &str) -> Option<FileInfo> {
+        let kind = if self.0.directories.lock().expect("no test panics while it holds it").contains(path) {
+            FileType::Directory
+        } else if path.ends_with("link") {
+            FileType::Symlink
+        } else {
+            FileType::File
+        };
+        let size = if kind == FileType::Directory { 0 } else { self.file(path)?.len() as u64 };
+        let (_, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let (name, path, target) = (name.to_owned(), path.to_owned(), "elsewhere".to_owned());
+        Some(FileInfo { name, path, target, r#type: kind.into(), size, mode: 0o640, ..Default::default() })
+    }
+
+    /// What is directly in the directory.
+    fn entries(&self, path: &str) -> Vec<FileInfo> {
+        let files = self.0.files.lock().expect("no test panics while it holds it").clone().into_keys();
+        let directories = self.0.directories.lock().expect("no test panics while it holds it").clone();
+        let inside = |it: &String| it.rsplit_once('/').is_some_and(|(parent, _)| parent == path);
+        files.chain(directories).filter(inside).filter_map(|it| self.info(&it)).collect()
     }
 
     /// Listens, until the handle is dropped.
@@ -112,7 +136,7 @@ impl Node {
     }
 }
 
-macro_rules! unimplemented_methods {
+macro_rules! hands_service {
     ($($method:ident($request:ty) -> $response:ty;)*) => {
         #[tonic::async_trait]
         impl Hands for Node {
@@ -175,6 +199,26 @@ macro_rules! unimplemented_methods {
                 Ok(Response::new(WriteResponse { size, sha256 }))
             }
 
+            async fn stat(&self, request: Request<StatRequest>) -> Result<Response<FileInfo>, Status> {
+                let info = self.info(&request.get_ref().path);
+                info.map(Response::new).ok_or_else(|| error(Code::NotFound, "FILE_NOT_FOUND"))
+            }
+
+            async fn mkdir(&self, request: Request<MkdirRequest>) -> Result<Response<FileInfo>, Status> {
+                let path = request.into_inner().path;
+                self.0.directories.lock().expect("no test panics while it holds it").insert(path);
+                Ok(Response::new(FileInfo::default()))
+            }
+
+            /// A page for every entry, so that whoever stops after the first is found out.
+            async fn ls(&self, request: Request<LsRequest>) -> Result<Response<LsResponse>, Status> {
+                let at: usize = request.get_ref().page_token.parse().unwrap_or(0);
+                let all = self.entries(&request.get_ref().path);
+                let next_page_token = if at + 1 < all.len() { (at + 1).to_string() } else { String::new() };
+                let entries = all.into_iter().skip(at).take(1).collect();
+                Ok(Response::new(LsResponse { entries, next_page_token }))
+            }
+
             $(async fn $method(&self, _: Request<$request>) -> Result<Response<$response>, Status> {
                 Err(Status::unimplemented(stringify!($method)))
             })*
@@ -182,13 +226,10 @@ macro_rules! unimplemented_methods {
     };
 }
 
-unimplemented_methods! {
+hands_service! {
     list_runs(ListRunsRequest) -> ListRunsResponse;
     get_run(GetRunRequest) -> Run;
     kill_run(KillRunRequest) -> KillRunResponse;
-    ls(LsRequest) -> LsResponse;
-    stat(StatRequest) -> FileInfo;
-    mkdir(MkdirRequest) -> FileInfo;
     remove(RemoveRequest) -> RemoveResponse;
     rename(RenameRequest) -> FileInfo;
 }

@@ -21,7 +21,7 @@ use crate::{Context, args, input, json};
 
 /// Writes a file to stdout.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   hands read ID notes.txt
   hands read ID /var/log/big.log --lines 10:20       # lines 10 to 20
   hands read ID core --offset 4096 --limit 512       # bytes
@@ -45,7 +45,7 @@ pub struct ReadArgs {
 
 /// Writes stdin, or a file, to a file in a sandbox.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   echo hello | hands write ID notes.txt
   hands write ID bin/tool --from ./tool --mode 755 --parents
   date | hands write ID log.txt --append
@@ -72,7 +72,7 @@ pub struct WriteArgs {
 
 /// Lists a directory of a sandbox.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   hands ls ID                    # the workspace
   hands ls ID -la /etc
   hands ls ID src --depth 3      # with absolute paths

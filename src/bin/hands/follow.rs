@@ -12,7 +12,7 @@ use anyhow::bail;
 use bytes::Buf as _;
 use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::run_event::Event;
-use handsd::api::proto::{AttachRequest, BashRequest};
+use handsd::api::proto::{AttachRequest, BashRequest, RunEvent};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
@@ -31,7 +31,7 @@ pub struct Follow {
     /// Sent until `started` came; its idempotency key makes that harmless.
     bash: Option<BashRequest>,
     progress: Progress,
-    stream: Option<Streaming<handsd::api::proto::RunEvent>>,
+    stream: Option<Streaming<RunEvent>>,
     breaks: u32,
     first_pause: Duration,
 }
@@ -68,11 +68,25 @@ impl Follow {
                 }
                 Err(status) if is_break(&status) && self.breaks < MOST_BREAKS => {
                     self.breaks += 1;
-                    self.note_break(&status);
+                    if self.breaks == 1 {
+                        self.note_break(&status);
+                    }
                     tokio::time::sleep(self.first_pause * 2_u32.pow(self.breaks - 1)).await;
                 }
-                Err(status) => return Err(status.into()),
+                Err(status) => return Err(self.give_up(status)),
             }
+        }
+    }
+
+    /// A run that was started goes on without us, so say how to find it again.
+    fn give_up(&self, status: Status) -> anyhow::Error {
+        let error = anyhow::Error::from(status);
+        match &self.progress.run_id {
+            Some(run) if self.breaks > 0 => {
+                let attach = format!("hands attach {} {run} --from {}", self.sandbox_id, self.progress.cursor);
+                error.context(format!("the connection is lost, the run may go on ({attach})"))
+            }
+            _ => error,
         }
     }
 
@@ -104,7 +118,7 @@ impl Follow {
         Err(status)
     }
 
-    async fn open(&mut self) -> Result<Streaming<handsd::api::proto::RunEvent>, Status> {
+    async fn open(&mut self) -> Result<Streaming<RunEvent>, Status> {
         let opened = match (&self.progress.run_id, &self.bash) {
             (None, Some(request)) => self.hands.bash(request.clone()).await,
             (run_id, _) => {
@@ -262,7 +276,7 @@ mod tests {
         let node = fake::Node::new(std::iter::repeat_with(|| fake::Stream::broken([started()])).take(20));
         let (hands, _server) = node.serve().await;
         let error = events(Follow::bash(hands, request())).await.expect_err("it gives up");
-        assert!(error.is::<Status>());
+        assert!(error.to_string().contains("hands attach sb run_1 --from 0"), "{error}");
         assert_eq!(node.calls().len(), 1 + MOST_BREAKS as usize);
     }
 

@@ -42,7 +42,7 @@ const TCP: &str = "127.0.0.1:7420";
     name = "hands",
     version,
     max_term_width = 120,
-    after_help = "\
+    after_help = "Examples:
   ID=$(hands create)
   hands bash $ID 'echo hello > greeting; uname -a'
   hands read $ID greeting
@@ -50,7 +50,7 @@ const TCP: &str = "127.0.0.1:7420";
   hands bash -t $ID
   hands destroy $ID
 
-Exit code: 0, or 125 if hands failed, with one line on stderr that ends with the reason. `hands bash` and `hands attach`
+Exit code: 0, or 125 if hands failed, with one line on stderr that ends with the reason. `hands bash` and `hands attach` \
 have the exit code of the command; see `hands bash --help`."
 )]
 struct Cli {

@@ -29,8 +29,9 @@ const SHOWN_COMMAND: usize = 60;
 /// Runs a command and streams what it writes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-One word is a line for the sandbox's shell; several words are a program and its arguments, without a shell:
+One word is a line for the sandbox's shell; several words are a program and its arguments, without a shell.
 
+Examples:
   hands bash ID 'cd src && ls | wc -l'      # a line
   hands bash ID -- grep -r 'a b' /etc       # a program
   hands bash -t ID                          # a shell to type into
@@ -39,11 +40,11 @@ One word is a line for the sandbox's shell; several words are a program and its 
 
 Ctrl-C ends the run; a second one leaves it. A connection that breaks is taken up again where it broke; stdin is not.
 
-Exit code: the command's own; 128 + n if signal n ended it; 124 if it timed out; 125 if hands itself failed, 126 if
+Exit code: the command's own; 128 + n if signal n ended it; 124 if it timed out; 125 if hands itself failed, 126 if \
 the program cannot be executed, 127 if there is none. If nobody reads stdout any more, the run is ended (141).
 
-With --json each event is a line: {\"event\":\"started\",…}, {\"event\":\"output\",\"stream\":\"stdout\",\"cursor\":0,\"data\":\"…\"},
-{\"event\":\"gap\",…}, {\"event\":\"exited\",\"code\":0,…}. Where `data` is no UTF-8, `data_base64` has the exact bytes.")]
+With --json each event is a line: {\"event\":\"started\",…}, \
+{\"event\":\"output\",\"stream\":\"stdout\",\"cursor\":0,\"data\":\"…\"}, {\"event\":\"gap\",…}, {\"event\":\"exited\",\"code\":0,…}. Where `data` is no UTF-8, `data_base64` has the exact bytes.")]
 pub struct BashArgs {
     /// The sandbox
     id: String,
@@ -78,7 +79,7 @@ pub struct BashArgs {
 
 /// Follows a run from its beginning, or from a cursor.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   hands attach ID RUN                  # all that is kept, then what comes live
   hands attach ID RUN --from 4096      # from this byte of the output on
 
@@ -98,7 +99,7 @@ pub struct AttachArgs {
 
 /// Ends a run, or sends it a signal.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   hands kill ID RUN                    # SIGTERM, then SIGKILL, to all its processes; waits until none is left
   hands kill ID RUN --grace 10s
   hands kill ID RUN --signal HUP       # only this, to the command's process group")]
@@ -233,7 +234,9 @@ async fn drive(
             Event::Exited(_) => drop(raw.take()),
             Event::Output(_) | Event::Gap(_) => {}
         }
-        if let Err(error) = events::tell(context.format, &event, &mut io::stdout().lock(), &mut io::stderr().lock()) {
+        // Not locked beyond each write: while stdout blocks, the task that obeys signals must reach stderr.
+        let told = events::tell(context.format, &event, &mut io::stdout(), &mut io::stderr());
+        if let Err(error) = told {
             let run_id = known.borrow().clone();
             if let (First::Kills, Some(run_id), true) = (first, run_id, error.is::<StdoutClosed>()) {
                 signals::kill(context.hands(), sandbox_id, run_id).await?;

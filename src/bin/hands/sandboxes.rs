@@ -16,7 +16,7 @@ use crate::{Context, args, errors, json};
 
 /// Makes a sandbox and prints its id.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   hands create                                         # the node's default image
   hands create --image debian:12 --memory 512M --cpus 1.5
   hands create --label owner=ann --env LANG=C.UTF-8
@@ -65,7 +65,7 @@ pub struct GetArgs {
 
 /// Lists the sandboxes of the node.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = "Examples:
   hands list --label owner=ann
   hands list --json | jq -r '.[].id'")]
 pub struct ListArgs {
@@ -83,7 +83,8 @@ pub struct WatchArgs {
 
 /// Ends all processes of sandboxes and removes their files.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "  hands destroy $(hands list --label owner=ann --json | jq -r '.[].id')")]
+#[command(after_help = "Examples:
+  hands destroy $(hands list --label owner=ann --json | jq -r '.[].id')")]
 pub struct DestroyArgs {
     /// The sandboxes; one that is gone already is fine
     #[arg(required = true, value_name = "ID")]

@@ -63,7 +63,6 @@ pub async fn obey(
     if first == First::Leaves || number == SignalKind::hangup().as_raw_value() {
         terminal::leave(SIGNALED + number);
     }
-    errors::note("ending the run; press Ctrl-C again to leave it");
     let kill = async {
         // A press before `started` waits for it: what was asked for may be running already.
         let run_id = run_id.wait_for(Option::is_some).await.ok().and_then(|known| known.clone());
@@ -72,12 +71,17 @@ pub async fn obey(
         {
             errors::report(&error);
         }
+    };
+    // On a thread of its own, because stderr may be blocked too.
+    let note = tokio::task::spawn_blocking(|| errors::note("ending the run; press Ctrl-C again to leave it"));
+    let end = async {
+        let _told = tokio::join!(note, kill);
         // The stream says when the run has ended, not this.
         std::future::pending().await
     };
     let number = tokio::select! {
         number = signals.next() => number,
-        number = kill => number,
+        number = end => number,
     };
     terminal::leave(SIGNALED + number);
 }
