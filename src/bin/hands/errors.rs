@@ -93,7 +93,7 @@ fn describe_status(status: &Status) -> String {
         text.push_str(status.code().description());
     }
     for violation in details.bad_request().iter().flat_map(|bad| &bad.field_violations) {
-        if !text.contains(&violation.field) {
+        if violation.description != status.message() && !text.contains(&violation.field) {
             text.push_str(&format!(": {}: {}", violation.field, violation.description));
         }
     }
