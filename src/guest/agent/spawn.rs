@@ -15,7 +15,7 @@ use nix::fcntl::AtFlags;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{AccessFlags, faccessat};
 
-use super::users::User;
+use super::users::{User, may_set_groups};
 use crate::guest::wire::Step;
 
 /// Where programs are looked up if the environment does not say (as in execvpe(3), with the usual sbin directories).
@@ -57,7 +57,8 @@ pub struct Plan {
     cwd: CString,
     uid: u32,
     gid: u32,
-    groups: Vec<libc::gid_t>,
+    /// `None`: they cannot be set here.
+    groups: Option<Vec<libc::gid_t>>,
     stdio: Stdio,
 }
 
@@ -88,6 +89,7 @@ impl Plan {
         stdio: Stdio,
     ) -> Result<Self, Failure> {
         let User { uid, gid, groups, .. } = user;
+        let groups = may_set_groups().then_some(groups);
         Ok(Self { candidates, argv, env, cwd: string(cwd)?, uid, gid, groups, stdio })
     }
 
@@ -393,7 +395,9 @@ unsafe fn become_user(plan: &Plan) -> Result<(), Errno> {
     let Plan { uid, gid, groups, .. } = plan;
     // SAFETY: plain system calls. The C library's functions would signal every thread of the parent to follow.
     unsafe {
-        Errno::result(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        if let Some(groups) = groups {
+            Errno::result(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        }
         Errno::result(libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid))?;
         Errno::result(libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid))?;
     }

@@ -4,6 +4,8 @@
 //! passed over.
 
 use std::fmt;
+use std::fs;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
@@ -32,6 +34,14 @@ pub struct User {
     pub name: Vec<u8>,
     /// Home directory, absolute; "/" if no file tells.
     pub home: Vec<u8>,
+}
+
+/// Whether a process of the sandbox may choose its groups. Where the sandbox was made without root it may not, and keeps
+/// those that the daemon's user has, which mean nothing inside (user_namespaces(7)).
+#[must_use]
+pub fn may_set_groups() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| fs::read("/proc/self/setgroups").map_or(true, |answer| answer.trim_ascii() == b"allow"))
 }
 
 /// Why there is no such user.

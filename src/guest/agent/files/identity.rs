@@ -6,7 +6,7 @@
 
 use nix::errno::Errno;
 
-use crate::guest::agent::users::User;
+use crate::guest::agent::users::{User, may_set_groups};
 
 /// Asks setfsuid(2) and setfsgid(2) for the present id: no such id exists, so that nothing is changed.
 const QUERY: u32 = u32::MAX;
@@ -22,9 +22,11 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// # Errors
 /// `EPERM` if it did not take effect; the thread is of no use then.
 pub fn take_on(user: &User) -> Result<(), Errno> {
-    // SAFETY: setgroups(2) reads as many ids as are said to be there.
-    let result = unsafe { libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()) };
-    Errno::result(result)?;
+    if may_set_groups() {
+        // SAFETY: setgroups(2) reads as many ids as are said to be there.
+        let result = unsafe { libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()) };
+        Errno::result(result)?;
+    }
     set(libc::SYS_setfsgid, user.gid)?;
     set(libc::SYS_setfsuid, user.uid)?;
     // A process that was told not to fix up its capabilities (prctl(2), PR_SET_SECUREBITS) would keep root's.
