@@ -22,6 +22,7 @@ use nix::unistd::{Gid, Uid, chown};
 
 use super::cgroup::{self, Controller};
 use super::{Engine, EngineError, ImageDefaults, LimitSupport, Limits, Process, Spec, Started};
+use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
 use crate::image::{Image, ImageStore};
 use init::Init;
@@ -218,7 +219,7 @@ impl Engine for Native {
         let doomed = directory.clone();
         let removing = tokio::task::spawn_blocking(move || {
             let removed = cgroup.map_or(Ok(()), |cgroup| cgroup.remove());
-            remove_tree(&doomed).and(removed)
+            remove_abandoned(&doomed).map_err(io::Error::from).and(removed)
         });
         removing.await.map_err(|_| EngineError::Gone)?.map_err(failed("remove", &directory))
     }
@@ -245,13 +246,6 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineEr
 /// Only the daemon looks into what it keeps.
 fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o711).create(path)
-}
-
-fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 /// Waits until a process has ended, and takes it off the process table if it is our child.

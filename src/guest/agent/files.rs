@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, readlinkat, renameat2};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 
+use self::remove::Extent;
 use self::replace::Replacement;
 use self::root::Root;
 use super::users;
@@ -20,6 +21,8 @@ mod list;
 mod remove;
 mod replace;
 pub(super) mod root;
+
+pub use self::remove::remove_abandoned;
 
 /// Why a request failed. It becomes [`FileFailed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +154,8 @@ impl Worker {
             Body::Stat(request) => Ok(Answer::info(stat(&self.root, request.path, request.follow)?)),
             Body::Mkdir(request) => Ok(Answer::info(make_directory(&self.root, request)?)),
             Body::Remove(request) => {
-                remove::remove(&self.root.place(&request.path)?, request.recursive)?;
+                let extent = if request.recursive { Extent::Tree } else { Extent::One };
+                remove::remove(&self.root.place(&request.path)?, extent)?;
                 Ok(Answer::done())
             }
             Body::Rename(request) => Ok(Answer::info(rename(&self.root, request)?)),

@@ -5,11 +5,13 @@
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat2};
-use nix::sys::stat::{Mode, SFlag, fstatat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, renameat2};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::replace::with_random_name;
@@ -34,24 +36,52 @@ struct Level {
     refills: usize,
 }
 
-/// Removes a file, or a directory, with all it holds if `recursive`.
+/// What may be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// A file or an empty directory.
+    One,
+    /// A directory with all it holds.
+    Tree,
+    /// The same, and directories that their owner has closed are opened first. For what nobody uses any more.
+    AbandonedTree,
+}
+
+/// Removes a directory of the node that a sandbox has left behind, with all it holds. Nothing may be using it any more. One
+/// that is not there is as good as removed.
+///
+/// # Errors
+/// Those of unlink(2) and rmdir(2).
+pub fn remove_abandoned(path: &Path) -> Result<(), Errno> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL) };
+    let dir = match open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
+        Err(Errno::ENOENT) => return Ok(()),
+        dir => dir?,
+    };
+    match remove(&Place { dir, name: name.as_bytes().to_vec() }, Extent::AbandonedTree) {
+        Err(Errno::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes a file or directory.
 ///
 /// # Errors
 /// `ENOTEMPTY`; those of unlink(2) and rmdir(2). What was removed until then stays removed.
-pub fn remove(place: &Place, recursive: bool) -> Result<(), Errno> {
+pub fn remove(place: &Place, extent: Extent) -> Result<(), Errno> {
     let name = CString::new(place.name.as_slice()).map_err(|_| Errno::EINVAL)?;
     let stat = fstatat(&place.dir, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
     if kind(&stat) != SFlag::S_IFDIR {
         return unlinkat(&place.dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir);
     }
     match unlinkat(&place.dir, name.as_c_str(), UnlinkatFlags::RemoveDir) {
-        Err(Errno::ENOTEMPTY | Errno::EEXIST) if recursive => {}
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) if extent != Extent::One => {}
         result => return result,
     }
-    let mut levels = vec![Level::open(&place.dir, name)?];
+    let mut levels = vec![Level::open(&place.dir, name, extent)?];
     while let Some(level) = levels.last_mut() {
         match level.next() {
-            Ok(Some(name)) => remove_entry(&mut levels, name)?,
+            Ok(Some(name)) => remove_entry(&mut levels, name, extent)?,
             Ok(None) | Err(Errno::ENOENT) => leave(place, &mut levels)?,
             Err(errno) => return Err(errno),
         }
@@ -61,7 +91,7 @@ pub fn remove(place: &Place, recursive: bool) -> Result<(), Errno> {
 
 /// Removes an entry of the lowest level, or goes into it. One that somebody else removes meanwhile is as good as removed;
 /// one that became another thing comes again with the next batch.
-fn remove_entry(levels: &mut Vec<Level>, name: CString) -> Result<(), Errno> {
+fn remove_entry(levels: &mut Vec<Level>, name: CString, extent: Extent) -> Result<(), Errno> {
     let Some(level) = levels.last() else { return Ok(()) };
     match unlinkat(&level.dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
         Err(Errno::EISDIR) => {}
@@ -74,7 +104,7 @@ fn remove_entry(levels: &mut Vec<Level>, name: CString) -> Result<(), Errno> {
         result => return result,
     }
     if levels.len() < MAX_OPEN {
-        match Level::open(&level.dir, name) {
+        match Level::open(&level.dir, name, extent) {
             Ok(level) => levels.push(level),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
             Err(errno) => return Err(errno),
@@ -105,7 +135,10 @@ fn leave(place: &Place, levels: &mut Vec<Level>) -> Result<(), Errno> {
 }
 
 impl Level {
-    fn open(parent: impl AsFd, name: CString) -> Result<Self, Errno> {
+    fn open(parent: impl AsFd, name: CString, extent: Extent) -> Result<Self, Errno> {
+        if extent == Extent::AbandonedTree {
+            fchmodat(&parent, name.as_c_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
+        }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let dir = Dir::openat(parent, name.as_c_str(), flags, Mode::empty())?;
         Ok(Self { dir, name, names: Vec::new(), refills: 0 })
