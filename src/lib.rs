@@ -1,4 +1,77 @@
 //! handsd: the daemon that gives AI agents their hands.
+//!
+//! It keeps sandboxes on this machine, runs commands in them, reads and writes their files, and streams everything back
+//! over gRPC. This page is its architecture.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | sandbox | one container and its lifecycle |
+//! | guest | our small static program, PID 1 of every sandbox; speaks to the daemon over a unix socket |
+//! | run | one bounded command in a sandbox, with a deadline and an output |
+//! | spool | the output of a run, on disk; a position in it is a cursor |
+//! | engine | what makes containers |
+//! | zygote | the single-threaded process from which the native engine clones sandboxes |
+//!
+//! # The line
+//!
+//! A request goes down this line and its answer comes back up it. Nothing jumps a floor, and nothing on a lower floor
+//! imports a higher one.
+//!
+//! ```text
+//! main ─ daemon                     wiring, start-up order, the way down
+//!         │
+//!        api        grpc/ http      decode, call a handle, encode
+//!         │
+//!      sandbox                      lifecycle: one task per sandbox owns its state
+//!     ┌───┴────┐
+//!   hands    engine                 runs and files · containers
+//!     │        │
+//!     │      image                  from a reference to directories that can be stacked
+//!     └───┬────┘
+//!       guest                       wire, client, and the agent that is PID 1
+//! ```
+//!
+//! A `Bash` call, for example: `api::grpc::hands` decodes it with [`api::convert`] and asks the sandbox for its
+//! [`hands::Hands`]; a task of its own makes pipes and a cgroup and has the guest start the command in it; from then on
+//! the kernel moves output from the pipes to the spool (`splice`), and the caller's stream follows the spool from its
+//! cursor. The guest reaps the command and says how it ended; when the pipes are drained, `exited` is published.
+//!
+//! # Map
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`daemon`] | start, serve, stop |
+//! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do, logs and error chains |
+//! | [`api`] | the gRPC services and the HTTP probes; `convert` and `status` are the only maps to and from the domain |
+//! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`), the table of them (`registry`) |
+//! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), files (`files`) |
+//! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process and jail |
+//! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
+//! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
+//! | [`client`] | connecting to a node, for the command line and for tests |
+//! | [`ids`] | names of sandboxes and runs |
+//!
+//! # Invariants
+//!
+//! Those marked (tidy) are checked by `tests/tidy.rs`.
+//!
+//! 1. `state.rs`, `outcome.rs`, `layout.rs`, `convert.rs` and `status.rs` are pure: no tokio, no files, no clock (tidy). They
+//!    hold the decisions; the drivers carry them out.
+//! 2. Only `api` and what wires or tests it names generated services and `tonic::Status`; `unsafe` lives only in
+//!    `engine/native` and `guest` (tidy).
+//! 3. One task writes one sandbox's state, one task writes one run's. Others hold a handle: a watch and a bounded channel.
+//!    A table of handles is a leaf with a lock that is never held across an await.
+//! 4. Phases are observed, not assumed: `Running` is recorded once the guest has answered, `Crashed` once it is gone.
+//! 5. Output is drained whether or not anyone listens. A slow reader falls behind; it stalls neither the process nor
+//!    another reader.
+//! 6. A client that hangs up cancels its stream, never a lifecycle step and never a run: those are tasks of their own.
+//! 7. Every task has an owner that joins it; every wait for another process has a deadline, a constant with its reason
+//!    (tidy).
+//! 8. To destroy has its own channel and wins.
+//! 9. An exit code comes only from waitid(2). What was lost is `SANDBOX_LOST`, never code 0.
+//! 10. Bytes from a sandbox, an image or a client are hostile: bounded before allocation, never trusted.
 
 pub mod guest;
 

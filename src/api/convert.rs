@@ -556,7 +556,7 @@ pub fn write_options(header: proto::WriteHeader) -> Result<(SandboxId, WriteOpti
     };
     let options = WriteOptions {
         path: path("path", header.path)?,
-        mode: header.mode.map(|mode| self::mode(mode)).transpose()?,
+        mode: header.mode.map(mode).transpose()?,
         create_parents: header.create_parents,
         append: header.append,
         expected_sha256,

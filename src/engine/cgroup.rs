@@ -33,6 +33,8 @@ const CPU_PERIOD: f64 = 100_000.0;
 #[derive(Debug, Clone)]
 pub struct Tree {
     host: Host,
+    /// Where version 2 is mounted.
+    unified: PathBuf,
     /// Path of ours below every mount.
     base: PathBuf,
 }
@@ -57,7 +59,7 @@ impl Tree {
     /// # Errors
     /// Those of the cgroup file system.
     pub fn open(host: Host, instance: &str) -> io::Result<Option<Self>> {
-        let Some(unified) = host.unified() else { return Ok(None) };
+        let Some(unified) = host.unified().map(Path::to_owned) else { return Ok(None) };
         let base = PathBuf::from("handsd").join(instance);
         match fs::create_dir_all(unified.join(&base)) {
             Ok(()) => {}
@@ -71,7 +73,7 @@ impl Tree {
         for level in [Path::new(""), Path::new("handsd"), &base] {
             host.delegate_controllers(&unified.join(level))?;
         }
-        Ok(Some(Self { host, base }))
+        Ok(Some(Self { host, unified, base }))
     }
 
     /// The controllers that limits go through.
@@ -80,7 +82,7 @@ impl Tree {
         &self.host
     }
 
-    /// Makes a sandbox's cgroups with its limits. Processes enter them by [`Sandbox::attach_v1`] and by being cloned into
+    /// Makes a sandbox's cgroups with its limits. Processes enter them by [`Sandbox::v1_procs`] and by being cloned into
     /// [`Sandbox::directory`].
     ///
     /// # Errors
@@ -111,7 +113,7 @@ impl Tree {
     #[must_use]
     pub fn sandbox(&self, id: &SandboxId, owner: Uid) -> Sandbox {
         let below = self.base.join(id.as_str());
-        let unified = self.host.unified().unwrap_or(Path::new("/")).join(&below);
+        let unified = self.unified.join(&below);
         let v1 = self.host.v1_mounts().map(|mount| mount.join(&below)).collect();
         let memory = self.host.mount(Controller::Memory);
         let file = if self.host.is_v1(Controller::Memory) { "memory.oom_control" } else { "memory.events" };
@@ -123,8 +125,7 @@ impl Tree {
     /// # Errors
     /// Those of the cgroup file system.
     pub fn list(&self) -> io::Result<Vec<SandboxId>> {
-        let unified = self.host.unified().unwrap_or(Path::new("/"));
-        let entries = fs::read_dir(unified.join(&self.base))?.collect::<io::Result<Vec<_>>>()?;
+        let entries = fs::read_dir(self.unified.join(&self.base))?.collect::<io::Result<Vec<_>>>()?;
         Ok(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
 }

@@ -333,7 +333,7 @@ impl Connection {
                     }
                 }
             }
-            while let Some(message) = self.receiver.next::<FromGuest>()? {
+            while let Some(message) = self.receiver.next_message::<FromGuest>()? {
                 self.shared.lock().deliver(message, &mut self.receiver);
             }
         }
@@ -345,7 +345,7 @@ async fn greet(socket: &AsyncFd<OwnedFd>, receiver: &mut Receiver, hello: &Hello
     // A fresh socket has room for a few bytes.
     wire::send_all(socket.as_fd(), &wire::frame(hello)?, &[])?;
     loop {
-        if let Some(welcome) = receiver.next()? {
+        if let Some(welcome) = receiver.next_message()? {
             return Ok(welcome);
         }
         let read = socket.async_io(Interest::READABLE, |socket| receiver.read(socket.as_fd())).await?;

@@ -609,7 +609,7 @@ impl Receiver {
     ///
     /// # Errors
     /// `InvalidData` for a frame that is too long or is no such message; the connection is of no use then.
-    pub fn next<M: Message + Default>(&mut self) -> io::Result<Option<M>> {
+    pub fn next_message<M: Message + Default>(&mut self) -> io::Result<Option<M>> {
         let Some(prefix) = self.bytes.first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*prefix) as usize;
         if length > MAX_FRAME {
@@ -624,10 +624,10 @@ impl Receiver {
     /// Reads on a blocking socket until a message is whole; `None` at the end of the stream.
     ///
     /// # Errors
-    /// As [`Receiver::read`] and [`Receiver::next`]; `UnexpectedEof` if the stream ends within a frame.
+    /// As [`Receiver::read`] and [`Receiver::next_message`]; `UnexpectedEof` if the stream ends within a frame.
     pub fn wait<M: Message + Default>(&mut self, socket: BorrowedFd<'_>) -> io::Result<Option<M>> {
         loop {
-            if let Some(message) = self.next()? {
+            if let Some(message) = self.next_message()? {
                 return Ok(Some(message));
             }
             match self.read(socket) {

@@ -198,10 +198,10 @@ impl Task {
                 tokio::join!(sources.discard(), reach.wait_empty());
             };
             // The sandbox's own removal takes the cgroup with it.
-            if closing.run_until_cancelled(rest).await.is_some() {
-                if let Err(error) = reach.remove() {
-                    tracing::debug!(%error, "the cgroup of a run could not be removed");
-                }
+            if closing.run_until_cancelled(rest).await.is_some()
+                && let Err(error) = reach.remove()
+            {
+                tracing::debug!(%error, "the cgroup of a run could not be removed");
             }
         });
     }

@@ -213,6 +213,9 @@ fn ensure_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// From linux/if.h; libc has it as an int, and the request wants a short.
+const IFF_UP: libc::c_short = 0x1;
+
 fn bring_up_loopback() -> io::Result<()> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     // SAFETY: all-zero is a valid ifreq.
@@ -220,7 +223,7 @@ fn bring_up_loopback() -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags = IFF_UP;
     // SAFETY: SIOCSIFFLAGS reads one ifreq through the pointer, which outlives the call (netdevice(7)).
     Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })?;
     Ok(())

@@ -149,9 +149,10 @@ pub unsafe fn clone(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> nix::
     }
     // SAFETY: the arguments outlive the call and have the size given; the child gets a copy of our memory and stack.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
-    match Errno::result(pid)? {
-        0 => Ok(Cloned::Child),
+    match libc::pid_t::try_from(Errno::result(pid)?) {
+        Ok(0) => Ok(Cloned::Child),
         // SAFETY: the kernel has put a new descriptor there (CLONE_PIDFD), and nobody else knows of it.
-        pid => Ok(Cloned::Parent(pid as libc::pid_t, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        Ok(pid) => Ok(Cloned::Parent(pid, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        Err(_) => Err(Errno::EOVERFLOW),
     }
 }

@@ -67,7 +67,7 @@ impl Control {
 
     /// The next whole request.
     pub fn next(&mut self) -> Option<(u64, Option<to_guest::Body>)> {
-        match self.receiver.next::<ToGuest>() {
+        match self.receiver.next_message::<ToGuest>() {
             Ok(message) => message.map(|message| (message.request, message.body)),
             Err(_) => {
                 self.over = true;

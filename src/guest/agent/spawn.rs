@@ -256,7 +256,7 @@ unsafe fn clone3(
     function: unsafe extern "C" fn(*mut libc::c_void) -> !,
     argument: *mut libc::c_void,
 ) -> libc::c_int {
-    let result: isize;
+    let result: libc::c_long;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the system call clobbers rcx and r11 only (syscall(2)); in the child it goes on with the registers of the
     // parent and the new stack, calls `function` and never leaves this block.
@@ -270,7 +270,7 @@ unsafe fn clone3(
             "call r13",
             "ud2",
             "2:",
-            inlateout("rax") libc::SYS_clone3 as isize => result,
+            inlateout("rax") libc::SYS_clone3 => result,
             in("rdi") args,
             in("rsi") size_of::<libc::clone_args>(),
             in("r12") argument,

@@ -118,7 +118,7 @@ impl Conversation {
 
     fn wait<M: Message + Default>(&mut self, deadline: Instant) -> io::Result<M> {
         loop {
-            if let Some(message) = self.receiver.next()? {
+            if let Some(message) = self.receiver.next_message()? {
                 return Ok(message);
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -323,7 +323,7 @@ fn a_tree_that_others_remove_too_is_removed() {
         let remove = || {
             let place = Root::at(sandbox.path()).place(b"/tree").unwrap();
             start.wait();
-            remove::remove(&place, true)
+            remove::remove(&place, Extent::Tree)
         };
         std::thread::scope(|scope| {
             let removers = [(); 3].map(|()| scope.spawn(remove));
