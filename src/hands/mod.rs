@@ -292,11 +292,13 @@ impl Hands {
         }
     }
 
-    /// Ends all tasks, once the sandbox's processes are gone or about to be. Runs that have not ended are lost.
+    /// Ends all tasks, once the sandbox's processes are gone or about to be, and removes what was kept of the output. Runs
+    /// that have not ended are lost.
     pub async fn close(&self) {
         self.shared.closing.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        task::remove_spools(self.shared.directory.clone()).await;
     }
 }
 

@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -88,7 +88,7 @@ impl Task {
                 let _ = started.send(Err(error));
             }
         }
-        remove_spool(&directory, &self.run).await;
+        remove_spools(directory).await;
     }
 
     async fn start(&self, directory: &Path) -> Result<Live, RunError> {
@@ -252,12 +252,13 @@ async fn pump_beside(
     (end, pumped)
 }
 
-async fn remove_spool(directory: &Path, run: &Run) {
-    let doomed = directory.to_owned();
+/// Removes the directory of a run's output, or of all runs'.
+pub async fn remove_spools(directory: PathBuf) {
+    let doomed = directory.clone();
     let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(doomed)).await;
     match removed {
         Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(run.id = %run.id(), %error, "the output of a run could not be removed");
+            tracing::warn!(directory = %directory.display(), %error, "the output of runs could not be removed");
         }
         _ => {}
     }
