@@ -120,6 +120,14 @@ impl Tree {
         Sandbox { unified, v1, oom_counter: memory.map(|mount| mount.join(&below).join(file)), owner }
     }
 
+    /// Removes the place for sandboxes, unless one is left in it. Its parent stays: other daemons may use it.
+    pub fn close(&self) {
+        for mount in self.host.v1_mounts().chain(self.host.unified()) {
+            // What is not empty waits for the next start, and what was never made needs nothing.
+            let _ = fs::remove_dir(mount.join(&self.base));
+        }
+    }
+
     /// The sandboxes that have a cgroup.
     ///
     /// # Errors
