@@ -10,6 +10,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -176,7 +177,9 @@ impl Process {
         let (socket, theirs) = UnixStream::pair()?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(DEADLINE_SECONDS))?;
         let mut command = Command::new(executable);
-        let child = command.arg(ARGUMENT).stdin(Stdio::from(OwnedFd::from(theirs))).env_clear().spawn()?;
+        // In a group of its own: Ctrl-C in the daemon's terminal is the daemon's to act on.
+        command.arg(ARGUMENT).stdin(Stdio::from(OwnedFd::from(theirs))).env_clear().process_group(0);
+        let child = command.spawn()?;
         let mut process = Self { child, socket, receiver: Receiver::default() };
         wire::send_all(process.socket.as_fd(), &wire::frame(setup)?, &[])?;
         match process.answer()? {
