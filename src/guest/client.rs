@@ -288,16 +288,9 @@ impl State {
 impl Connection {
     /// Serves the handle until the guest is gone.
     pub async fn serve(mut self) {
-        let result = self.work().await;
-        if let Err(error) = result {
+        if let Err(error) = self.work().await {
             tracing::debug!(%error, "the connection to a guest broke");
         }
-        let mut state = self.shared.lock();
-        state.lost = true;
-        // Dropping the senders tells everyone who waits.
-        state.answers.clear();
-        state.exits.clear();
-        state.unsent.clear();
     }
 
     async fn work(&mut self) -> io::Result<()> {
@@ -337,6 +330,18 @@ impl Connection {
                 self.shared.lock().deliver(message, &mut self.receiver);
             }
         }
+    }
+}
+
+/// However the connection ends, also when its task is aborted: nobody waits for it any more.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.lost = true;
+        // Dropping the senders tells everyone who waits.
+        state.answers.clear();
+        state.exits.clear();
+        state.unsent.clear();
     }
 }
 
