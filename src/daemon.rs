@@ -55,6 +55,9 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the sandboxes may take to be removed then.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Where the version 2 tree of cgroups is mounted on hosts that have not mounted it.
+const CGROUP2: &str = "/run/handsd/cgroup2";
+
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -274,7 +277,9 @@ fn open_cgroups(state: &Path) -> io::Result<Option<cgroup::Tree>> {
     let state = state.canonicalize()?;
     let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
     let instance: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    cgroup::Tree::open(cgroup::Host::probe()?, &instance)
+    let mut host = cgroup::Host::probe()?;
+    host.mount_unified(Path::new(CGROUP2))?;
+    cgroup::Tree::open(host, &instance)
 }
 
 /// Removes what a daemon that was killed left behind.

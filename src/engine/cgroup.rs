@@ -58,7 +58,7 @@ impl Tree {
     ///
     /// # Errors
     /// Those of the cgroup file system.
-    pub fn open(host: Host, instance: &str) -> io::Result<Option<Self>> {
+    pub fn open(mut host: Host, instance: &str) -> io::Result<Option<Self>> {
         let Some(unified) = host.unified().map(Path::to_owned) else { return Ok(None) };
         let base = PathBuf::from("handsd").join(instance);
         match fs::create_dir_all(unified.join(&base)) {
@@ -71,7 +71,7 @@ impl Tree {
             Err(error) => return Err(error),
         }
         for level in [Path::new(""), Path::new("handsd"), &base] {
-            host.delegate_controllers(&unified.join(level))?;
+            host.delegate_controllers(&unified.join(level));
         }
         Ok(Some(Self { host, unified, base }))
     }

@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MsFlags, mount};
+
 /// A controller that a limit needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Controller {
@@ -101,6 +103,23 @@ impl Host {
         host
     }
 
+    /// Mounts version 2 at `place` if it is not mounted anywhere, which a version 1 host can have beside its own trees
+    /// (cgroups(7), "Cgroups v2 hybrid"): it has no controllers there, but holds runs together. Without the right to do
+    /// so, the host stays as it is.
+    ///
+    /// # Errors
+    /// Those of making the directory.
+    pub fn mount_unified(&mut self, place: &Path) -> io::Result<()> {
+        if self.unified.is_none() && !self.v1.is_empty() {
+            fs::create_dir_all(place)?;
+            match mount(Some("cgroup2"), place, Some("cgroup2"), MsFlags::empty(), None::<&str>) {
+                Ok(()) => self.unified = Some(place.to_owned()),
+                Err(error) => tracing::warn!(%error, "cgroup2 could not be mounted; runs are ended without it"),
+            }
+        }
+        Ok(())
+    }
+
     /// Which versions there are.
     #[must_use]
     pub fn mode(&self) -> Mode {
@@ -139,12 +158,18 @@ impl Host {
         mounts.into_iter()
     }
 
-    /// Hands the controllers of a version 2 cgroup down to its children.
-    pub(super) fn delegate_controllers(&self, directory: &Path) -> io::Result<()> {
-        for controller in self.unified_controllers.iter().filter(|controller| !self.is_v1(**controller)) {
-            super::write(&directory.join("cgroup.subtree_control"), &format!("+{}", controller.name()))?;
-        }
-        Ok(())
+    /// Hands the controllers of a version 2 cgroup down to its children. One that cannot be handed down, because processes
+    /// are in the cgroup itself or it is not ours to change, limits nothing below it.
+    pub(super) fn delegate_controllers(&mut self, directory: &Path) {
+        let Self { unified_controllers, v1, .. } = self;
+        unified_controllers.retain(|controller| {
+            let file = directory.join("cgroup.subtree_control");
+            let handed = v1.contains_key(controller) || super::write(&file, &format!("+{}", controller.name())).is_ok();
+            if !handed {
+                tracing::warn!(controller = controller.name(), ?directory, "the controller cannot be handed down");
+            }
+            handed
+        });
     }
 }
 
