@@ -75,6 +75,8 @@ pub struct SandboxDefaults {
     pub cpus: Option<f64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// Time without use after which a sandbox goes to sleep; `None`: it does not by itself.
+    pub idle_timeout: Option<Duration>,
     /// Sandboxes of this node; no request goes beyond it.
     pub max_sandboxes: usize,
 }

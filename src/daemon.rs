@@ -34,7 +34,7 @@ use crate::engine::native::{Ids, Native};
 use crate::engine::{Engine, EngineError, Limits, cgroup};
 use crate::hands;
 use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership};
-use crate::sandbox::{Defaults, Sandboxes};
+use crate::sandbox::{Defaults, IdleTimeout, Sandboxes};
 use crate::telemetry::chain;
 
 /// Silence after which a connection is asked whether it is still there, and how long the answer may take: a client that
@@ -310,6 +310,7 @@ fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
             pids: config.sandbox.pids,
             disk: None,
         },
+        idle: config.sandbox.idle_timeout.map_or(IdleTimeout::Never, IdleTimeout::After),
         max_sandboxes: config.sandbox.max_sandboxes,
         runs: hands::Settings {
             env: Default::default(),

@@ -45,7 +45,7 @@
 //! | [`daemon`] | start, serve, stop |
 //! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do, logs and error chains |
 //! | [`api`] | the gRPC services and the HTTP probes; `convert` and `status` are the only maps to and from the domain |
-//! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`), the table of them (`registry`) |
+//! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`), who uses it (`idle`), the table of them (`registry`) |
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), files (`files`) |
 //! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process and jail |
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |

@@ -13,8 +13,8 @@ use crate::hands::files::{Checksum, FileInfo, FileKind, ListOptions, ReadRange, 
 use crate::hands::output::Stream;
 use crate::hands::{BackgroundPolicy, Command, Deadline, Event, Exited, Input, Program, Reason, Run, Started, Stdio};
 use crate::ids::{RunId, SandboxId};
-use crate::sandbox::state::{FailureKind, Phase};
-use crate::sandbox::{Sandbox, Snapshot, Wish};
+use crate::sandbox::state::{FailureKind, Phase, Tier};
+use crate::sandbox::{IdleTimeout, Sandbox, Snapshot, Wish};
 
 /// Most entries of an environment.
 const MAX_ENV: usize = 1024;
@@ -46,6 +46,8 @@ const MAX_CPUS: f64 = 65_536.0;
 const MIN_PIDS: u64 = 8;
 /// Least bytes of disk of a sandbox.
 const MIN_DISK: u64 = 1 << 20;
+/// Longest idle timeout.
+const MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Longest grace before SIGKILL.
 const MAX_GRACE: Duration = Duration::from_secs(3600);
 /// Most bytes of input, or of a file, in one message.
@@ -168,6 +170,7 @@ pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String
         limits: limits(&request.limits.unwrap_or_default())?,
         user: checked_user(request.user)?,
         workspace,
+        idle: request.idle_timeout.map(idle_timeout).transpose()?,
     };
     Ok((wish, key(request.idempotency_key)?))
 }
@@ -196,7 +199,19 @@ fn check_network(network: Option<proto::Network>) -> Result<(), Fault> {
     }
 }
 
-fn limits(limits: &proto::Limits) -> Result<Limits, Fault> {
+fn idle_timeout(timeout: prost_types::Duration) -> Result<IdleTimeout, Fault> {
+    match Duration::try_from(timeout) {
+        Ok(Duration::ZERO) => Ok(IdleTimeout::Never),
+        Ok(timeout) if timeout <= MAX_IDLE => Ok(IdleTimeout::After(timeout)),
+        Ok(_) | Err(_) => Err(Fault::argument("idle_timeout", format!("is 0 to {} s", MAX_IDLE.as_secs()))),
+    }
+}
+
+/// Limits; those that are 0 are left out.
+///
+/// # Errors
+/// The first that is too low.
+pub fn limits(limits: &proto::Limits) -> Result<Limits, Fault> {
     let at_least = |field: &'static str, value: u64, least: u64| match value {
         0 => Ok(None),
         value if value < least => Err(Fault::argument(field, format!("is {value}, at least {least} is needed"))),
@@ -263,6 +278,14 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
             message: failure.message.to_string(),
         }),
         running: u32::try_from(running).unwrap_or(u32::MAX),
+        tier: match snapshot.phase {
+            Phase::Hibernated(Tier::Frozen) | Phase::Waking(Tier::Frozen) => proto::Tier::Frozen.into(),
+            _ => proto::Tier::Unspecified.into(),
+        },
+        idle_timeout: match profile.idle {
+            IdleTimeout::After(timeout) => prost_types::Duration::try_from(timeout).ok(),
+            IdleTimeout::Never => None,
+        },
     }
 }
 
@@ -270,6 +293,9 @@ fn phase(phase: &Phase) -> proto::Phase {
     match phase {
         Phase::Creating => proto::Phase::Creating,
         Phase::Running => proto::Phase::Running,
+        Phase::Hibernating => proto::Phase::Hibernating,
+        Phase::Hibernated(_) => proto::Phase::Hibernated,
+        Phase::Waking(_) => proto::Phase::Waking,
         Phase::Crashed(_) => proto::Phase::Crashed,
         Phase::Failed(_) => proto::Phase::Failed,
         Phase::Destroying => proto::Phase::Destroying,

@@ -84,7 +84,8 @@ impl From<SandboxError> for Fault {
             SandboxError::NotRunning { .. } => (Code::FailedPrecondition, ErrorReason::SandboxNotRunning),
             SandboxError::Conflict => (Code::AlreadyExists, ErrorReason::IdempotencyConflict),
             SandboxError::TooMany { .. } => (Code::ResourceExhausted, ErrorReason::TooManyRequests),
-            SandboxError::Create(error) => return engine_fault(error, message),
+            SandboxError::Create(source) | SandboxError::Engine { source, .. } => return engine_fault(source, message),
+            SandboxError::Busy(_) => (Code::FailedPrecondition, ErrorReason::SandboxBusy),
             SandboxError::Guest(_) => (Code::Internal, ErrorReason::SandboxCreateFailed),
             SandboxError::Destroy { .. } => (Code::Internal, ErrorReason::InternalFault),
             SandboxError::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),
@@ -98,6 +99,9 @@ fn engine_fault(error: &EngineError, message: String) -> Fault {
         EngineError::Image { source, .. } => image_fault(source, message).about("image"),
         EngineError::LimitUnsupported { .. } => {
             Fault::new(Code::FailedPrecondition, ErrorReason::LimitUnsupported, message).about("limits")
+        }
+        EngineError::FreezeUnsupported => {
+            Fault::new(Code::FailedPrecondition, ErrorReason::HibernateUnsupported, message)
         }
         EngineError::Step { .. } => Fault::new(Code::Internal, ErrorReason::SandboxCreateFailed, message),
         EngineError::Gone => Fault::new(Code::Unavailable, ErrorReason::ShuttingDown, message),

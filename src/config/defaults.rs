@@ -43,6 +43,10 @@ pub(super) const CPUS_BOUNDS: RangeInclusive<f64> = 0.01..=8192.0;
 pub(super) const PIDS: Option<u64> = Some(4096);
 /// The guest, a shell and a short pipeline; the kernel counts no further than the upper one.
 pub(super) const PIDS_BOUNDS: RangeInclusive<u64> = 8..=4 * MIB;
+/// Longer than a model thinks between two commands; short enough that a forgotten sandbox does not keep its memory.
+pub(super) const IDLE_TIMEOUT: Option<Duration> = Some(MINUTE.saturating_mul(10));
+/// A millisecond serves tests; "unlimited" is the word for longer than the upper one.
+pub(super) const IDLE_TIMEOUT_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY.saturating_mul(30);
 /// An idle sandbox costs 0.6 MiB of the kernel's and the guest's memory: 1.2 GiB for all of these.
 pub(super) const MAX_SANDBOXES: usize = 2000;
 /// The upper one would cost 60 GiB in the same way.

@@ -106,6 +106,9 @@ fn sandbox(sandbox: &mut Section<'_, '_>) -> SandboxDefaults {
         memory: sandbox.take("memory", limit(size(defaults::MEMORY_BOUNDS))).unwrap_or(defaults::MEMORY),
         cpus: sandbox.take("cpus", limit(number(defaults::CPUS_BOUNDS))).unwrap_or(defaults::CPUS),
         pids: sandbox.take("pids", limit(integer(defaults::PIDS_BOUNDS))).unwrap_or(defaults::PIDS),
+        idle_timeout: sandbox
+            .take("idle_timeout", limit(duration(defaults::IDLE_TIMEOUT_BOUNDS)))
+            .unwrap_or(defaults::IDLE_TIMEOUT),
         max_sandboxes: sandbox
             .take("max_sandboxes", integer(defaults::MAX_SANDBOXES_BOUNDS))
             .unwrap_or(defaults::MAX_SANDBOXES),

@@ -59,6 +59,8 @@ image = {image}
 memory = {memory}
 cpus = {cpus}
 pids = {pids}
+# Time without use after which a sandbox goes to sleep; or \"unlimited\".
+idle_timeout = {idle_timeout}
 # Sandboxes of this node; a request for one more is refused.
 max_sandboxes = {max_sandboxes}
 ",
@@ -66,6 +68,7 @@ max_sandboxes = {max_sandboxes}
             memory = limit(sandbox.memory.map(size)),
             cpus = limit(sandbox.cpus.map(|cpus| format!("{cpus:?}"))),
             pids = limit(sandbox.pids.map(|pids| pids.to_string())),
+            idle_timeout = limit(sandbox.idle_timeout.map(duration)),
             max_sandboxes = sandbox.max_sandboxes,
         )
     }

@@ -70,6 +70,7 @@ image = 'debian:12'
 memory = '512MiB'
 cpus = 2
 pids = 'unlimited'
+idle_timeout = '90s'
 max_sandboxes = 3
 [run]
 timeout = '10m'
@@ -98,6 +99,7 @@ id_base = 0x10000
             memory: Some(512 << 20),
             cpus: Some(2.0),
             pids: None,
+            idle_timeout: Some(Duration::from_secs(90)),
             max_sandboxes: 3,
         },
         run: RunDefaults {

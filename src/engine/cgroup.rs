@@ -13,9 +13,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
+use tokio::time::timeout;
 
 pub use host::{Controller, Host, Mode};
 pub use run::{Member, Run};
@@ -23,8 +25,12 @@ pub use run::{Member, Run};
 use super::Limits;
 use crate::ids::{RunId, SandboxId};
 
+mod events;
 mod host;
 mod run;
+
+/// How long processes may take to stand still, or to go on. They take some microseconds; 50 that spin, some milliseconds.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Period over which processor time is counted, in microseconds: the kernel's own default.
 const CPU_PERIOD: f64 = 100_000.0;
@@ -48,6 +54,8 @@ pub struct Sandbox {
     v1: Vec<PathBuf>,
     /// Where the kernel counts processes that it killed for want of memory.
     oom_counter: Option<PathBuf>,
+    /// Where the kernel is asked to reclaim memory, and what to write there.
+    reclaim: Option<(PathBuf, &'static str)>,
     /// Who the guest is on the node: it must be able to place runs.
     owner: Uid,
 }
@@ -102,6 +110,14 @@ impl Tree {
             fs::create_dir_all(directory)?;
         }
         chown(&sandbox.unified.join("cgroup.procs"), sandbox.owner)?;
+        self.set_limits(id, limits)
+    }
+
+    /// Sets limits; those that are `None` stay.
+    ///
+    /// # Errors
+    /// Those of the cgroup file system: `Unsupported` without the controller, `EBUSY` for less memory than is in use.
+    pub fn set_limits(&self, id: &SandboxId, limits: &Limits) -> io::Result<()> {
         for (controller, file, value) in settings(limits, &self.host) {
             let mount = self.host.mount(controller).ok_or(io::ErrorKind::Unsupported)?;
             write(&mount.join(&self.base).join(id.as_str()).join(file), &value)?;
@@ -116,8 +132,15 @@ impl Tree {
         let unified = self.unified.join(&below);
         let v1 = self.host.v1_mounts().map(|mount| mount.join(&below)).collect();
         let memory = self.host.mount(Controller::Memory);
-        let file = if self.host.is_v1(Controller::Memory) { "memory.oom_control" } else { "memory.events" };
-        Sandbox { unified, v1, oom_counter: memory.map(|mount| mount.join(&below).join(file)), owner }
+        let (counter, reclaim) = if self.host.is_v1(Controller::Memory) {
+            ("memory.oom_control", ("memory.force_empty", "0"))
+        } else {
+            // More than there is: as much as can be.
+            ("memory.events", ("memory.reclaim", "1T"))
+        };
+        let file = |name: &str| memory.map(|mount| mount.join(&below).join(name));
+        let reclaim = file(reclaim.0).map(|path| (path, reclaim.1));
+        Sandbox { unified, v1, oom_counter: file(counter), reclaim, owner }
     }
 
     /// Removes the place for sandboxes, unless one is left in it. Its parent stays: other daemons may use it.
@@ -192,6 +215,38 @@ impl Sandbox {
     pub fn oom_kills(&self) -> u64 {
         let text = self.oom_counter.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Makes every process in it stand still, and waits until they do.
+    ///
+    /// # Errors
+    /// Those of the cgroup file system; `TimedOut` if they do not in time. They go on then.
+    pub async fn freeze(&self) -> io::Result<()> {
+        write(&self.unified.join("cgroup.freeze"), "1")?;
+        let frozen = timeout(FREEZE_DEADLINE, events::wait(&self.unified, "frozen 1")).await;
+        let result = frozen.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if result.is_err() {
+            write(&self.unified.join("cgroup.freeze"), "0")?;
+        }
+        result
+    }
+
+    /// Lets them go on, and waits until they do.
+    ///
+    /// # Errors
+    /// As [`Sandbox::freeze`].
+    pub async fn thaw(&self) -> io::Result<()> {
+        write(&self.unified.join("cgroup.freeze"), "0")?;
+        let thawed = timeout(FREEZE_DEADLINE, events::wait(&self.unified, "frozen 0")).await;
+        thawed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Has the kernel page its memory out, as far as there is swap. Takes some 2 ms a MiB.
+    pub fn page_out(&self) {
+        if let Some((file, value)) = self.reclaim.as_ref().filter(|_| host::has_swap()) {
+            // EAGAIN says that less went than was asked for, which is all there was.
+            let _ = write(file, value);
+        }
     }
 
     /// Kills every process in it.

@@ -127,6 +127,25 @@ pub trait Engine: Send + Sync + 'static {
     /// See [`EngineError`].
     async fn create(&self, spec: &Spec) -> Result<Started, EngineError>;
 
+    /// Makes all processes of a sandbox stand still, and answers when they do. Their memory is paged out after that, where
+    /// there is swap. Of a frozen one, it does nothing.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; they go on then.
+    async fn freeze(&self, id: &SandboxId) -> Result<(), EngineError>;
+
+    /// Lets them go on. Of one that is not frozen, it does nothing.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    async fn thaw(&self, id: &SandboxId) -> Result<(), EngineError>;
+
+    /// Changes limits; those that are `None` stay.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), EngineError>;
+
     /// Ends all processes of a sandbox and removes all that was made for it. Of one that is not there, it does nothing.
     ///
     /// # Errors
@@ -160,6 +179,9 @@ pub enum EngineError {
         /// What the host lacks.
         lack: String,
     },
+    /// The host cannot freeze processes.
+    #[error("this host cannot freeze processes: it has no cgroups that handsd may use")]
+    FreezeUnsupported,
     /// A step failed on the host.
     #[error("{step}")]
     Step {

@@ -230,14 +230,19 @@ impl Hands {
     }
 
     /// Starts a run and answers once it runs; the run does not depend on the caller any more. The same key and command
-    /// again are the same run.
+    /// again are the same run. `lease` is whatever keeps the sandbox awake: the run holds it until its end.
     ///
     /// # Errors
     /// See [`RunError`]; no run is left behind then.
-    pub async fn start(&self, command: Command, key: Option<String>) -> Result<Run, RunError> {
+    pub async fn start(
+        &self,
+        command: Command,
+        key: Option<String>,
+        lease: impl Send + 'static,
+    ) -> Result<Run, RunError> {
         loop {
             match self.shared.registry.claim(&command, key.as_deref())? {
-                Claim::New(run, publisher) => return self.start_claimed(run, publisher, key).await,
+                Claim::New(run, publisher) => return self.start_claimed(run, publisher, key, lease).await,
                 Claim::Existing(run) => {
                     // If the one that claimed the key fails, the key is free again.
                     if run.wait_started().await.is_some() {
@@ -248,11 +253,17 @@ impl Hands {
         }
     }
 
-    async fn start_claimed(&self, run: Run, publisher: Publisher, key: Option<String>) -> Result<Run, RunError> {
+    async fn start_claimed(
+        &self,
+        run: Run,
+        publisher: Publisher,
+        key: Option<String>,
+        lease: impl Send + 'static,
+    ) -> Result<Run, RunError> {
         let (sender, started) = tokio::sync::oneshot::channel();
         // A task of its own from the start: a caller that hangs up does not leave half a run behind.
         let task = Task::new(Arc::clone(&self.shared), run.clone(), publisher, key);
-        self.shared.tasks.spawn(task.live(sender));
+        self.shared.tasks.spawn(task.live(sender, lease));
         started.await.unwrap_or(Err(RunError::Lost(GuestError::Lost)))?;
         Ok(run)
     }

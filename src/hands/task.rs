@@ -72,7 +72,7 @@ impl Task {
     }
 
     /// The run's whole life. `started` hears when it has begun, or why it could not.
-    pub async fn live(mut self, started: oneshot::Sender<Result<(), RunError>>) {
+    pub async fn live(mut self, started: oneshot::Sender<Result<(), RunError>>, lease: impl Send) {
         let directory = self.shared.directory.join(self.run.id().as_str());
         match self.start(&directory).await {
             Ok(live) => {
@@ -80,6 +80,7 @@ impl Task {
                 // A caller that has left does not stop the run.
                 let _ = started.send(Ok(()));
                 self.drive(live).await;
+                drop(lease);
                 self.retain().await;
                 self.shared.registry.remove(self.run.id(), self.key.as_deref());
             }

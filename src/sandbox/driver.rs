@@ -1,14 +1,15 @@
-//! The task that owns a sandbox: it makes it, watches it, and removes it when asked to.
+//! The task that owns a sandbox: it makes it, watches it, puts it to sleep and wakes it, and removes it when asked to.
 
 use std::sync::Arc;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::idle::Activity;
 use super::registry::Defaults;
-use super::state::{Observation, Phase};
-use super::{Profile, SandboxError, Snapshot};
-use crate::engine::{Engine, Process, Spec, Started};
+use super::state::{Observation, Phase, Tier};
+use super::{IdleTimeout, Order, Profile, SandboxError, Snapshot};
+use crate::engine::{Engine, EngineError, Process, Spec, Started};
 use crate::guest::client::Guest;
 use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
@@ -20,8 +21,16 @@ pub struct Driver {
     profile: Arc<Profile>,
     defaults: Defaults,
     publisher: watch::Sender<Snapshot>,
-    /// Counts requests to destroy the sandbox.
-    requests: watch::Receiver<u64>,
+    inbox: Inbox,
+    activity: Activity,
+}
+
+/// What others ask of the driver.
+pub struct Inbox {
+    /// Counts requests to destroy the sandbox: a channel of its own, which wins.
+    pub destroy: watch::Receiver<u64>,
+    /// All else.
+    pub orders: mpsc::Receiver<Order>,
 }
 
 /// A sandbox whose guest has answered.
@@ -32,6 +41,14 @@ struct Live {
     connection: JoinSet<()>,
 }
 
+/// What the driver has to deal with.
+enum Event {
+    Destroy,
+    GuestGone(String),
+    Order(Order),
+    Idle,
+}
+
 impl Driver {
     /// A driver of a sandbox that is to be made.
     pub fn new(
@@ -39,23 +56,25 @@ impl Driver {
         profile: Arc<Profile>,
         defaults: Defaults,
         publisher: watch::Sender<Snapshot>,
-        requests: watch::Receiver<u64>,
+        inbox: Inbox,
+        activity: Activity,
     ) -> Self {
-        Self { engine, profile, defaults, publisher, requests }
+        Self { engine, profile, defaults, publisher, inbox, activity }
     }
 
     /// The sandbox's whole life; `made` hears how the first part went. Answers its id when it is gone.
     pub async fn live(mut self, made: oneshot::Sender<Result<(), SandboxError>>) -> SandboxId {
         match self.make().await {
             Ok(live) => {
-                self.observe(Observation::GuestReady, Some(live.hands.clone()));
+                self.activity.touch();
+                self.publish(Observation::GuestReady, |_| Some(live.hands.clone()));
                 // A caller that has left does not undo the making.
                 let _ = made.send(Ok(()));
-                self.watch(live).await;
-                self.wait_for_request().await;
+                self.keep(live).await;
+                requested(&mut self.inbox.destroy).await;
             }
             Err(error) => {
-                self.observe(Observation::CreateFailed(chain(&error).to_string().into()), None);
+                self.observe(Observation::CreateFailed(chain(&error).to_string().into()));
                 let _ = made.send(Err(error));
             }
         }
@@ -89,58 +108,147 @@ impl Driver {
         Ok(Live { hands, init, connection })
     }
 
-    /// Watches a running sandbox until it is to be destroyed or has crashed; its runs are over then.
-    async fn watch(&mut self, live: Live) {
+    /// Keeps a sandbox until it is to be destroyed or has crashed; its runs are over then.
+    async fn keep(&mut self, live: Live) {
         let Live { hands, init, mut connection } = live;
-        // All are cancel-safe: they only wait for something that stays.
-        let gone = tokio::select! {
-            biased;
-            () = Self::requested(&mut self.requests) => None,
-            ended = init.ended() => Some(ended),
-            _ = connection.join_next() => Some("the guest closed its connection".to_owned()),
+        let last = loop {
+            match self.next_event(&init, &mut connection).await {
+                Event::Destroy => break Observation::DestroyRequested,
+                Event::GuestGone(why) => break Observation::GuestGone(why.into()),
+                Event::Order(order) => self.serve(order).await,
+                Event::Idle => self.fall_asleep().await,
+            }
         };
-        match gone {
-            None => self.observe(Observation::DestroyRequested, None),
-            Some(why) => self.observe(Observation::GuestGone(why.into()), None),
-        }
-        // Their processes are gone with the guest, or are about to be; what waits for them must not wait longer.
+        self.publish(last, |_| None);
+        // The processes are gone with the guest, or are about to be; what waits for them must not wait longer.
         connection.shutdown().await;
         hands.close().await;
     }
 
-    async fn wait_for_request(&mut self) {
-        Self::requested(&mut self.requests).await;
+    async fn next_event(&mut self, init: &Process, connection: &mut JoinSet<()>) -> Event {
+        let timeout = match self.profile.idle {
+            IdleTimeout::After(timeout) if self.is_awake() => Some(timeout),
+            IdleTimeout::After(_) | IdleTimeout::Never => None,
+        };
+        let idle = async {
+            match timeout {
+                Some(timeout) => self.activity.idle(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        // All are cancel-safe: an order that was not received stays in the queue, the others wait for what stays.
+        tokio::select! {
+            biased;
+            () = requested(&mut self.inbox.destroy) => Event::Destroy,
+            why = init.ended() => Event::GuestGone(why),
+            _ = connection.join_next() => Event::GuestGone("the guest closed its connection".to_owned()),
+            Some(order) = self.inbox.orders.recv() => Event::Order(order),
+            () = idle => Event::Idle,
+        }
     }
 
-    /// There is a request that was not served yet. Requests are counted, so that none is missed.
-    async fn requested(requests: &mut watch::Receiver<u64>) {
-        // Every handle gone is a request too: nobody could ever make one.
-        let _ = requests.wait_for(|count| *count > 0).await;
+    fn is_awake(&self) -> bool {
+        matches!(self.publisher.borrow().phase, Phase::Running)
+    }
+
+    /// Serves an order. Whoever gave it may have left, which undoes nothing.
+    async fn serve(&mut self, order: Order) {
+        match order {
+            Order::Hibernate(reply) => {
+                let result = if !self.is_awake() {
+                    Ok(())
+                } else if self.activity.close_if_idle(std::time::Duration::ZERO) {
+                    self.hibernate().await
+                } else {
+                    Err(SandboxError::Busy(self.profile.id.clone()))
+                };
+                let _ = reply.send(result);
+            }
+            Order::Wake(reply) => {
+                let result = if self.is_awake() { Ok(()) } else { self.wake().await };
+                let _ = reply.send(result);
+            }
+            Order::SetLimits(limits, reply) => {
+                let result = self.engine.set_limits(&self.profile.id, &limits).await;
+                let _ = reply.send(result.map_err(|error| self.failed("set the limits of", error)));
+            }
+        }
+    }
+
+    /// Goes to sleep if nobody came in the meantime.
+    async fn fall_asleep(&mut self) {
+        let IdleTimeout::After(timeout) = self.profile.idle else { return };
+        if self.activity.close_if_idle(timeout)
+            && let Err(error) = self.hibernate().await
+        {
+            tracing::warn!(sandbox.id = %self.profile.id, error = %chain(&error), "an idle sandbox stays awake");
+        }
+    }
+
+    /// Puts the sandbox to sleep; the activity is closed.
+    async fn hibernate(&mut self) -> Result<(), SandboxError> {
+        self.observe(Observation::HibernateBegun);
+        match self.engine.freeze(&self.profile.id).await {
+            Ok(()) => {
+                self.observe(Observation::Asleep(Tier::Frozen));
+                Ok(())
+            }
+            Err(error) => {
+                self.observe(Observation::HibernateFailed);
+                self.activity.open();
+                Err(self.failed("hibernate", error))
+            }
+        }
+    }
+
+    async fn wake(&mut self) -> Result<(), SandboxError> {
+        self.observe(Observation::WakeBegun);
+        match self.engine.thaw(&self.profile.id).await {
+            Ok(()) => {
+                self.observe(Observation::Awake);
+                self.activity.open();
+                Ok(())
+            }
+            Err(error) => {
+                self.observe(Observation::WakeFailed);
+                Err(self.failed("wake", error))
+            }
+        }
+    }
+
+    fn failed(&self, verb: &'static str, error: EngineError) -> SandboxError {
+        SandboxError::Engine { verb, id: self.profile.id.clone(), source: Arc::new(error) }
     }
 
     /// Removes the sandbox; if that fails, again with every further request.
     async fn remove_until_gone(&mut self) {
         loop {
-            self.requests.borrow_and_update();
-            self.observe(Observation::DestroyRequested, None);
+            self.inbox.destroy.borrow_and_update();
+            self.observe(Observation::DestroyRequested);
             match self.engine.remove(&self.profile.id).await {
-                Ok(()) => return self.observe(Observation::Removed, None),
+                Ok(()) => return self.observe(Observation::Removed),
                 Err(error) => {
                     let message = chain(&error).to_string();
                     tracing::error!(sandbox.id = %self.profile.id, error = %message, "a sandbox could not be removed");
-                    self.observe(Observation::RemoveFailed(message.into()), None);
+                    self.observe(Observation::RemoveFailed(message.into()));
                 }
             }
-            if self.requests.changed().await.is_err() {
+            if self.inbox.destroy.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    fn observe(&self, observation: Observation, hands: Option<Hands>) {
+    /// Publishes what follows from an observation; the hands stay as they are.
+    fn observe(&self, observation: Observation) {
+        self.publish(observation, |hands| hands);
+    }
+
+    fn publish(&self, observation: Observation, hands: impl FnOnce(Option<Hands>) -> Option<Hands>) {
         self.publisher.send_if_modified(|snapshot| match snapshot.phase.after(observation) {
             Some(phase) => {
                 tracing::info!(sandbox.id = %self.profile.id, phase = name(&phase), "sandbox");
+                let hands = hands(snapshot.hands.take());
                 *snapshot = Snapshot { generation: snapshot.generation + 1, phase, hands };
                 true
             }
@@ -149,10 +257,19 @@ impl Driver {
     }
 }
 
+/// Waits until there was a request to destroy. Requests are counted, so that none is missed.
+async fn requested(requests: &mut watch::Receiver<u64>) {
+    // Every handle gone is a request too: nobody could ever make one.
+    let _ = requests.wait_for(|count| *count > 0).await;
+}
+
 fn name(phase: &Phase) -> &'static str {
     match phase {
         Phase::Creating => "creating",
         Phase::Running => "running",
+        Phase::Hibernating => "hibernating",
+        Phase::Hibernated(Tier::Frozen) => "hibernated",
+        Phase::Waking(_) => "waking",
         Phase::Crashed(_) => "crashed",
         Phase::Failed(_) => "failed",
         Phase::Destroying => "destroying",

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{EngineError, LimitSupport, Limits};
 use crate::hands::Hands;
@@ -17,10 +17,28 @@ use crate::image::ImageRef;
 use state::{Failure, Phase};
 
 mod driver;
+mod idle;
 mod registry;
 pub mod state;
 
+pub use idle::Lease;
 pub use registry::{Defaults, Sandboxes};
+
+use idle::Activity;
+
+/// Orders to a driver that may wait. They are served one after another, and all who want the same are served by the first.
+const ORDERS: usize = 64;
+
+/// Where an order is answered.
+type Reply = oneshot::Sender<Result<(), SandboxError>>;
+
+/// Something for the driver to do.
+#[derive(Debug)]
+enum Order {
+    Hibernate(Reply),
+    Wake(Reply),
+    SetLimits(Limits, Reply),
+}
 
 /// What a caller wants.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +55,17 @@ pub struct Wish {
     pub user: Option<String>,
     /// Working directory; `None`: [`DEFAULT_WORKSPACE`].
     pub workspace: Option<String>,
+    /// When it goes to sleep; `None`: the node's default.
+    pub idle: Option<IdleTimeout>,
+}
+
+/// When an idle sandbox goes to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleTimeout {
+    /// After so long.
+    After(Duration),
+    /// Not by itself.
+    Never,
 }
 
 /// Where agents work.
@@ -59,6 +88,8 @@ pub struct Profile {
     pub user: Option<String>,
     /// Working directory.
     pub workspace: String,
+    /// When it goes to sleep.
+    pub idle: IdleTimeout,
     /// When it was asked for.
     pub created_at: SystemTime,
     /// Name of its engine.
@@ -72,7 +103,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// Where it stands.
     pub phase: Phase,
-    /// While it runs.
+    /// While its guest is there, awake or asleep.
     pub hands: Option<Hands>,
 }
 
@@ -83,6 +114,8 @@ pub struct Sandbox {
     snapshot: watch::Receiver<Snapshot>,
     /// Counts requests to destroy it.
     destroy: watch::Sender<u64>,
+    orders: mpsc::Sender<Order>,
+    activity: Activity,
 }
 
 /// Why a sandbox could not be made, found or used.
@@ -98,6 +131,20 @@ pub enum SandboxError {
         id: SandboxId,
         /// Its phase, and the failure if it is one.
         why: String,
+    },
+    /// Somebody uses it, so that it cannot be put to sleep.
+    #[error("sandbox {0} is in use")]
+    Busy(SandboxId),
+    /// The engine could not put it to sleep, or wake it; it stays as it was.
+    #[error("{verb} sandbox {id}")]
+    Engine {
+        /// What was being done.
+        verb: &'static str,
+        /// Which.
+        id: SandboxId,
+        /// Why it failed.
+        #[source]
+        source: Arc<EngineError>,
     },
     /// The idempotency key was used with another request.
     #[error("idempotency_key was used with another request")]
@@ -146,16 +193,67 @@ impl Sandbox {
         snapshot.wait_for(|snapshot| snapshot.generation > after).await.ok().map(|snapshot| snapshot.clone())
     }
 
-    /// Its hands.
+    /// Its hands, to look at: a sandbox that sleeps goes on sleeping.
     ///
     /// # Errors
     /// [`SandboxError::NotRunning`].
     pub fn hands(&self) -> Result<Hands, SandboxError> {
         let snapshot = self.snapshot.borrow();
-        snapshot
-            .hands
-            .clone()
-            .ok_or_else(|| SandboxError::NotRunning { id: self.profile.id.clone(), why: describe(&snapshot.phase) })
+        snapshot.hands.clone().ok_or_else(|| self.not_running(&snapshot.phase))
+    }
+
+    /// Its hands, to use: wakes it if it sleeps, and keeps it awake as long as the lease is held.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`]; those of [`Sandbox::wake`].
+    pub async fn awake(&self) -> Result<(Hands, Lease), SandboxError> {
+        loop {
+            let hands = self.hands()?;
+            match self.activity.lease() {
+                Some(lease) => return Ok((hands, lease)),
+                None => self.wake().await?,
+            }
+        }
+    }
+
+    /// Puts it to sleep, and waits until it sleeps. One that sleeps already goes on.
+    ///
+    /// # Errors
+    /// [`SandboxError::Busy`], [`SandboxError::NotRunning`], [`SandboxError::Engine`].
+    pub async fn hibernate(&self) -> Result<(), SandboxError> {
+        self.order(Order::Hibernate).await
+    }
+
+    /// Wakes it, and waits until it is awake. All who ask at the same time share one wake.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`], [`SandboxError::Engine`].
+    pub async fn wake(&self) -> Result<(), SandboxError> {
+        self.order(Order::Wake).await
+    }
+
+    /// Changes its limits; those left out stay.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`], [`SandboxError::Engine`].
+    pub async fn set_limits(&self, limits: Limits) -> Result<(), SandboxError> {
+        self.order(|reply| Order::SetLimits(limits, reply)).await
+    }
+
+    /// Counts as use.
+    pub fn touch(&self) {
+        self.activity.touch();
+    }
+
+    async fn order(&self, order: impl FnOnce(Reply) -> Order) -> Result<(), SandboxError> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || self.not_running(&self.snapshot.borrow().phase);
+        self.orders.send(order(reply)).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    fn not_running(&self, phase: &Phase) -> SandboxError {
+        SandboxError::NotRunning { id: self.profile.id.clone(), why: describe(phase) }
     }
 
     /// Ends and removes it, and waits until that is done.
@@ -169,7 +267,7 @@ impl Sandbox {
         let over = |snapshot: &Snapshot| match snapshot.phase {
             Phase::Destroyed => true,
             Phase::Failed(_) => snapshot.generation > before,
-            Phase::Creating | Phase::Running | Phase::Crashed(_) | Phase::Destroying => false,
+            _ => false,
         };
         // The driver ends after having published the end.
         match snapshot.wait_for(over).await.map(|snapshot| snapshot.phase.clone()) {
@@ -184,7 +282,7 @@ impl Sandbox {
 fn describe(phase: &Phase) -> String {
     let name = match phase {
         Phase::Creating => "it is being made",
-        Phase::Running => "it is starting",
+        Phase::Running | Phase::Hibernating | Phase::Hibernated(_) | Phase::Waking(_) => "it is starting",
         Phase::Crashed(_) => "it has crashed",
         Phase::Failed(_) => "it has failed",
         Phase::Destroying | Phase::Destroyed => "it is being destroyed",

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use super::driver::Driver;
+use super::driver::{Driver, Inbox};
+use super::idle::Activity;
 use super::state::Phase;
-use super::{DEFAULT_WORKSPACE, Profile, Sandbox, SandboxError, Snapshot, Wish, describe, limits};
+use super::{DEFAULT_WORKSPACE, IdleTimeout, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, limits};
 use crate::engine::{Engine, Limits};
 use crate::hands;
 use crate::ids::SandboxId;
@@ -23,6 +24,8 @@ pub struct Defaults {
     pub image: ImageRef,
     /// Limits.
     pub limits: Limits,
+    /// When a sandbox goes to sleep.
+    pub idle: IdleTimeout,
     /// How many sandboxes there may be.
     pub max_sandboxes: usize,
     /// Of runs; environment, user and workspace are filled in for each sandbox.
@@ -88,11 +91,10 @@ impl Sandboxes {
             Some(made) => made.await.unwrap_or(Err(SandboxError::ShuttingDown))?,
             // Somebody else's making; how it failed is theirs to hear in full.
             None => match sandbox.wait_after(1).await.map(|snapshot| snapshot.phase) {
-                Some(Phase::Creating | Phase::Running | Phase::Crashed(_)) => {}
                 Some(phase @ (Phase::Failed(_) | Phase::Destroying | Phase::Destroyed)) => {
-                    let id = sandbox.profile().id.clone();
-                    return Err(SandboxError::NotRunning { id, why: describe(&phase) });
+                    return Err(sandbox.not_running(&phase));
                 }
+                Some(_) => {}
                 None => return Err(SandboxError::ShuttingDown),
             },
         }
@@ -120,14 +122,17 @@ impl Sandboxes {
         let profile = Arc::new(self.profile(&wish));
         let (publisher, snapshot) = watch::channel(Snapshot { generation: 1, phase: Phase::Creating, hands: None });
         let (destroy, requests) = watch::channel(0);
-        let sandbox = Sandbox { profile: Arc::clone(&profile), snapshot, destroy };
+        let (orders, queue) = mpsc::channel(ORDERS);
+        let activity = Activity::new();
+        let sandbox = Sandbox { profile: Arc::clone(&profile), snapshot, destroy, orders, activity: activity.clone() };
         table.sandboxes.insert(profile.id.clone(), sandbox.clone());
         if let Some(key) = &key {
             table.keys.insert(key.clone(), (wish, sandbox.clone()));
         }
         let (sender, made) = oneshot::channel();
         let engine = Arc::clone(&self.shared.engine);
-        let driver = Driver::new(engine, profile, self.shared.defaults.clone(), publisher, requests);
+        let inbox = Inbox { destroy: requests, orders: queue };
+        let driver = Driver::new(engine, profile, self.shared.defaults.clone(), publisher, inbox, activity);
         let this = self.clone();
         self.shared.drivers.spawn(async move {
             let id = driver.live(sender).await;
@@ -146,6 +151,7 @@ impl Sandboxes {
             limits: limits(wish.limits, *default, self.shared.engine.support()),
             user: wish.user.clone(),
             workspace: wish.workspace.clone().unwrap_or_else(|| DEFAULT_WORKSPACE.to_owned()),
+            idle: wish.idle.unwrap_or(self.shared.defaults.idle),
             created_at: SystemTime::now(),
             engine: self.shared.engine.name(),
         }

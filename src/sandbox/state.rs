@@ -1,15 +1,19 @@
 //! The phases of a sandbox. Pure.
 //!
 //! ```text
-//!  Creating ─► Running ─► Crashed
-//!     │           │          │
-//!     ▼           ▼          ▼
-//!   Failed ───► Destroying ─────► Destroyed
-//!     ▲           │
-//!     └───────────┘ (could not be removed; Destroy tries again)
+//!                ┌──── failed ◄──── Hibernating ◄─┐
+//!                ▼                        │        │ idle, or asked to
+//!  Creating ─► Running ───────────────────┼────────┘
+//!     │          ▲  │                     ▼
+//!     │          │  │               Hibernated{tier} ◄─ failed ─┐
+//!     │          └──┼──────────────────── Waking ◄── message ───┘
+//!     ▼             ▼ guest gone, from any of these four
+//!   Failed       Crashed
+//!     ▲ └───────────┴──► Destroying ─► Destroyed        (legal from every phase)
+//!     └───────────────────────┘ could not be removed; Destroy tries again
 //! ```
 //!
-//! `Destroyed` is terminal. A sandbox that could not be made is removed by its own driver: nobody has its id.
+//! A hibernation or a wake that fails goes back to where it began; neither ever destroys anything. `Destroyed` is terminal. A sandbox that could not be made is removed by its own driver: nobody has its id.
 
 use std::sync::Arc;
 
@@ -20,6 +24,12 @@ pub enum Phase {
     Creating,
     /// Its guest has answered.
     Running,
+    /// Being put to sleep.
+    Hibernating,
+    /// Asleep.
+    Hibernated(Tier),
+    /// Being woken.
+    Waking(Tier),
     /// Its first process has ended without having been told to.
     Crashed(Failure),
     /// It could not be made, or not be removed.
@@ -28,6 +38,13 @@ pub enum Phase {
     Destroying,
     /// Gone.
     Destroyed,
+}
+
+/// How deep a sandbox sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Its processes stand still in memory, which is paged out where there is swap.
+    Frozen,
 }
 
 /// Why a sandbox is not running.
@@ -55,6 +72,18 @@ pub enum FailureKind {
 pub enum Observation {
     /// The guest has answered.
     GuestReady,
+    /// It is idle, or somebody asked for it to sleep.
+    HibernateBegun,
+    /// The engine says that it sleeps.
+    Asleep(Tier),
+    /// The engine could not put it to sleep.
+    HibernateFailed,
+    /// Somebody needs it.
+    WakeBegun,
+    /// The engine says that it is awake.
+    Awake,
+    /// The engine could not wake it.
+    WakeFailed,
     /// The engine could not make it.
     CreateFailed(Arc<str>),
     /// The first process has ended, or the guest cannot be reached any more.
@@ -77,25 +106,33 @@ impl Phase {
             (Self::Creating, Observation::CreateFailed(message)) => {
                 Some(Self::Failed(failure(FailureKind::Create, message)))
             }
-            (Self::Running, Observation::GuestGone(message)) => {
-                Some(Self::Crashed(failure(FailureKind::Lost, message)))
+            (Self::Running, Observation::HibernateBegun) => Some(Self::Hibernating),
+            (Self::Hibernating, Observation::Asleep(tier)) => Some(Self::Hibernated(tier)),
+            (Self::Hibernating, Observation::HibernateFailed) | (Self::Waking(_), Observation::Awake) => {
+                Some(Self::Running)
             }
-            (Self::Creating | Self::Running | Self::Crashed(_) | Self::Failed(_), Observation::DestroyRequested) => {
-                Some(Self::Destroying)
+            (Self::Hibernated(tier), Observation::WakeBegun) => Some(Self::Waking(*tier)),
+            (Self::Waking(tier), Observation::WakeFailed) => Some(Self::Hibernated(*tier)),
+            (phase, Observation::GuestGone(message)) if phase.has_guest() => {
+                Some(Self::Crashed(failure(FailureKind::Lost, message)))
             }
             (Self::Destroying, Observation::Removed) => Some(Self::Destroyed),
             (Self::Destroying, Observation::RemoveFailed(message)) => {
                 Some(Self::Failed(failure(FailureKind::Remove, message)))
             }
-            (
-                Self::Creating
-                | Self::Running
-                | Self::Crashed(_)
-                | Self::Failed(_)
-                | Self::Destroying
-                | Self::Destroyed,
-                _,
-            ) => None,
+            (Self::Destroying | Self::Destroyed, Observation::DestroyRequested) => None,
+            (_, Observation::DestroyRequested) => Some(Self::Destroying),
+            // What is observed too late, or twice, changes nothing.
+            (_, _) => None,
+        }
+    }
+
+    /// Its guest is there, awake or asleep.
+    #[must_use]
+    pub fn has_guest(&self) -> bool {
+        match self {
+            Self::Running | Self::Hibernating | Self::Hibernated(_) | Self::Waking(_) => true,
+            Self::Creating | Self::Crashed(_) | Self::Failed(_) | Self::Destroying | Self::Destroyed => false,
         }
     }
 
@@ -110,7 +147,13 @@ impl Phase {
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Crashed(failure) | Self::Failed(failure) => Some(failure),
-            Self::Creating | Self::Running | Self::Destroying | Self::Destroyed => None,
+            Self::Creating
+            | Self::Running
+            | Self::Hibernating
+            | Self::Hibernated(_)
+            | Self::Waking(_)
+            | Self::Destroying
+            | Self::Destroyed => None,
         }
     }
 }
@@ -125,6 +168,12 @@ mod tests {
         let message: Arc<str> = "why".into();
         prop_oneof![
             Just(Observation::GuestReady),
+            Just(Observation::HibernateBegun),
+            Just(Observation::Asleep(Tier::Frozen)),
+            Just(Observation::HibernateFailed),
+            Just(Observation::WakeBegun),
+            Just(Observation::Awake),
+            Just(Observation::WakeFailed),
             Just(Observation::CreateFailed(Arc::clone(&message))),
             Just(Observation::GuestGone(Arc::clone(&message))),
             Just(Observation::DestroyRequested),
@@ -161,6 +210,22 @@ mod tests {
         fn the_end_is_the_end(step in observation()) {
             prop_assert!(Phase::Destroyed.after(step).is_none());
         }
+    }
+
+    #[test]
+    fn sleep_that_fails_goes_back_to_where_it_began() {
+        let hibernating = Phase::Running.after(Observation::HibernateBegun).unwrap();
+        assert!(matches!(hibernating.after(Observation::HibernateFailed), Some(Phase::Running)));
+        let asleep = hibernating.after(Observation::Asleep(Tier::Frozen)).unwrap();
+        let waking = asleep.after(Observation::WakeBegun).unwrap();
+        assert!(matches!(waking.after(Observation::WakeFailed), Some(Phase::Hibernated(Tier::Frozen))));
+        assert!(matches!(waking.after(Observation::Awake), Some(Phase::Running)));
+    }
+
+    #[test]
+    fn a_sandbox_that_dies_in_its_sleep_has_crashed() {
+        let asleep = Phase::Hibernated(Tier::Frozen);
+        assert!(matches!(asleep.after(Observation::GuestGone("killed".into())), Some(Phase::Crashed(_))));
     }
 
     #[test]

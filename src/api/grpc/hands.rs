@@ -16,7 +16,7 @@ use crate::api::status::Fault;
 use crate::hands::files::{DEFAULT_DIRECTORY_MODE, ReadPart};
 use crate::hands::{Events, Hands, Input, Run};
 use crate::ids::SandboxId;
-use crate::sandbox::Sandboxes;
+use crate::sandbox::{Lease, Sandboxes};
 
 /// The service.
 pub struct HandsService {
@@ -31,16 +31,22 @@ impl HandsService {
         Self { sandboxes, deadlines }
     }
 
+    /// To look at: a sandbox that sleeps goes on sleeping.
     fn hands(&self, id: &SandboxId) -> Result<Hands, Fault> {
         Ok(self.sandboxes.get(id)?.hands()?)
     }
 
-    fn hands_of(&self, id: &str) -> Result<Hands, Fault> {
-        self.hands(&convert::sandbox_id(id)?)
+    /// To use: the sandbox is awake as long as the lease is held.
+    async fn awake(&self, id: &SandboxId) -> Result<(Hands, Lease), Fault> {
+        Ok(self.sandboxes.get(id)?.awake().await?)
+    }
+
+    async fn awake_by(&self, id: &str) -> Result<(Hands, Lease), Fault> {
+        self.awake(&convert::sandbox_id(id)?).await
     }
 
     fn run(&self, sandbox: &str, run: &str) -> Result<(Hands, Run), Fault> {
-        let hands = self.hands_of(sandbox)?;
+        let hands = self.hands(&convert::sandbox_id(sandbox)?)?;
         let run = hands.run(&convert::run_id(run)?)?;
         Ok((hands, run))
     }
@@ -68,7 +74,8 @@ impl Service for HandsService {
 
     async fn bash(&self, request: Request<BashRequest>) -> Result<Response<Self::BashStream>, Status> {
         let (sandbox, command, key) = convert::command(request.into_inner(), self.deadlines)?;
-        let run = self.hands(&sandbox)?.start(command, key).await.map_err(Fault::from)?;
+        let (hands, lease) = self.awake(&sandbox).await?;
+        let run = hands.start(command, key, lease).await.map_err(Fault::from)?;
         events(run, 0)
     }
 
@@ -134,7 +141,7 @@ impl Service for HandsService {
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
         let range = convert::read_range(&request)?;
-        let hands = self.hands_of(&request.sandbox_id)?;
+        let (hands, lease) = self.awake_by(&request.sandbox_id).await?;
         let path = convert::path("path", request.path)?;
         let reading = hands.files().read(&path, range).await.map_err(Fault::from)?;
         let stat = read_response::Part::Stat(convert::file_info(&reading.info));
@@ -146,7 +153,10 @@ impl Service for HandsService {
             Err(error) => Err(Status::from(Fault::from(error))),
         });
         let parts = stream::iter([Ok(stat)]).chain(rest);
-        let messages = parts.map(|part| part.map(|part| ReadResponse { part: Some(part) }));
+        let messages = parts.map(move |part| {
+            let _held = &lease;
+            part.map(|part| ReadResponse { part: Some(part) })
+        });
         Ok(Response::new(Box::pin(messages)))
     }
 
@@ -157,7 +167,8 @@ impl Service for HandsService {
             return Err(Fault::argument("header", "must come first").into());
         };
         let (sandbox, options) = convert::write_options(header)?;
-        let mut writing = self.hands(&sandbox)?.files().write(options).await.map_err(Fault::from)?;
+        let (hands, _lease) = self.awake(&sandbox).await?;
+        let mut writing = hands.files().write(options).await.map_err(Fault::from)?;
         while let Some(message) = messages.message().await? {
             match message.part {
                 Some(write_request::Part::Data(data)) => {
@@ -174,14 +185,15 @@ impl Service for HandsService {
 
     async fn ls(&self, request: Request<LsRequest>) -> Result<Response<LsResponse>, Status> {
         let (sandbox, options) = convert::list_options(request.into_inner())?;
-        let page = self.hands(&sandbox)?.files().list(options).await.map_err(Fault::from)?;
+        let (hands, _lease) = self.awake(&sandbox).await?;
+        let page = hands.files().list(options).await.map_err(Fault::from)?;
         let entries = page.entries.iter().map(convert::file_info).collect();
         Ok(Response::new(LsResponse { entries, next_page_token: page.next_page_token.unwrap_or_default() }))
     }
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<FileInfo>, Status> {
         let request = request.into_inner();
-        let hands = self.hands_of(&request.sandbox_id)?;
+        let (hands, _lease) = self.awake_by(&request.sandbox_id).await?;
         let path = convert::path("path", request.path)?;
         let files = hands.files();
         let info = if request.follow { files.stat_target(&path).await } else { files.stat(&path).await };
@@ -190,7 +202,7 @@ impl Service for HandsService {
 
     async fn mkdir(&self, request: Request<MkdirRequest>) -> Result<Response<FileInfo>, Status> {
         let request = request.into_inner();
-        let hands = self.hands_of(&request.sandbox_id)?;
+        let (hands, _lease) = self.awake_by(&request.sandbox_id).await?;
         let path = convert::path("path", request.path)?;
         let mode = convert::mode(request.mode.unwrap_or(DEFAULT_DIRECTORY_MODE))?;
         let files = hands.files();
@@ -200,7 +212,7 @@ impl Service for HandsService {
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
         let request = request.into_inner();
-        let hands = self.hands_of(&request.sandbox_id)?;
+        let (hands, _lease) = self.awake_by(&request.sandbox_id).await?;
         let path = convert::path("path", request.path)?;
         let files = hands.files();
         let removed = if request.recursive { files.remove_all(&path).await } else { files.remove(&path).await };
@@ -210,7 +222,7 @@ impl Service for HandsService {
 
     async fn rename(&self, request: Request<RenameRequest>) -> Result<Response<FileInfo>, Status> {
         let request = request.into_inner();
-        let hands = self.hands_of(&request.sandbox_id)?;
+        let (hands, _lease) = self.awake_by(&request.sandbox_id).await?;
         let (from, to) = (convert::path("from", request.from)?, convert::path("to", request.to)?);
         let files = hands.files();
         let info = if request.replace { files.rename_over(&from, &to).await } else { files.rename(&from, &to).await };

@@ -7,11 +7,12 @@ use super::ReplyStream;
 use crate::api::convert;
 use crate::api::proto::sandboxes_server::Sandboxes as Service;
 use crate::api::proto::{
-    CreateSandboxRequest, DestroySandboxRequest, DestroySandboxResponse, GetSandboxRequest, ListSandboxesRequest,
-    ListSandboxesResponse, Sandbox as Message, WatchSandboxRequest,
+    CreateSandboxRequest, DestroySandboxRequest, DestroySandboxResponse, GetSandboxRequest, HibernateSandboxRequest,
+    ListSandboxesRequest, ListSandboxesResponse, Sandbox as Message, SetLimitsRequest, TouchSandboxRequest,
+    WakeSandboxRequest, WatchSandboxRequest,
 };
 use crate::api::status::Fault;
-use crate::sandbox::{SandboxError, Sandboxes};
+use crate::sandbox::{Sandbox, SandboxError, Sandboxes};
 
 /// The service.
 pub struct SandboxesService {
@@ -24,6 +25,15 @@ impl SandboxesService {
     pub fn new(sandboxes: Sandboxes) -> Self {
         Self { sandboxes }
     }
+
+    fn find(&self, id: &str) -> Result<Sandbox, Fault> {
+        Ok(self.sandboxes.get(&convert::sandbox_id(id)?)?)
+    }
+}
+
+/// A sandbox as it stands.
+fn answer(sandbox: &Sandbox) -> Response<Message> {
+    Response::new(convert::sandbox(sandbox, &sandbox.snapshot()))
 }
 
 #[tonic::async_trait]
@@ -32,14 +42,11 @@ impl Service for SandboxesService {
 
     async fn create(&self, request: Request<CreateSandboxRequest>) -> Result<Response<Message>, Status> {
         let (wish, key) = convert::wish(request.into_inner())?;
-        let sandbox = self.sandboxes.create(wish, key).await.map_err(Fault::from)?;
-        Ok(Response::new(convert::sandbox(&sandbox, &sandbox.snapshot())))
+        Ok(answer(&self.sandboxes.create(wish, key).await.map_err(Fault::from)?))
     }
 
     async fn get(&self, request: Request<GetSandboxRequest>) -> Result<Response<Message>, Status> {
-        let id = convert::sandbox_id(&request.get_ref().sandbox_id)?;
-        let sandbox = self.sandboxes.get(&id).map_err(Fault::from)?;
-        Ok(Response::new(convert::sandbox(&sandbox, &sandbox.snapshot())))
+        Ok(answer(&self.find(&request.get_ref().sandbox_id)?))
     }
 
     async fn list(&self, request: Request<ListSandboxesRequest>) -> Result<Response<ListSandboxesResponse>, Status> {
@@ -53,8 +60,7 @@ impl Service for SandboxesService {
 
     async fn watch(&self, request: Request<WatchSandboxRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
-        let id = convert::sandbox_id(&request.sandbox_id)?;
-        let sandbox = self.sandboxes.get(&id).map_err(Fault::from)?;
+        let sandbox = self.find(&request.sandbox_id)?;
         // The first generation is 1, so that 0 has seen none.
         let messages = stream::unfold(Some(request.after_generation), move |seen| {
             let sandbox = sandbox.clone();
@@ -65,6 +71,32 @@ impl Service for SandboxesService {
             }
         });
         Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn hibernate(&self, request: Request<HibernateSandboxRequest>) -> Result<Response<Message>, Status> {
+        let sandbox = self.find(&request.get_ref().sandbox_id)?;
+        sandbox.hibernate().await.map_err(Fault::from)?;
+        Ok(answer(&sandbox))
+    }
+
+    async fn wake(&self, request: Request<WakeSandboxRequest>) -> Result<Response<Message>, Status> {
+        let sandbox = self.find(&request.get_ref().sandbox_id)?;
+        sandbox.wake().await.map_err(Fault::from)?;
+        Ok(answer(&sandbox))
+    }
+
+    async fn touch(&self, request: Request<TouchSandboxRequest>) -> Result<Response<Message>, Status> {
+        let sandbox = self.find(&request.get_ref().sandbox_id)?;
+        sandbox.touch();
+        Ok(answer(&sandbox))
+    }
+
+    async fn set_limits(&self, request: Request<SetLimitsRequest>) -> Result<Response<Message>, Status> {
+        let request = request.into_inner();
+        let sandbox = self.find(&request.sandbox_id)?;
+        let limits = convert::limits(&request.limits.unwrap_or_default())?;
+        sandbox.set_limits(limits).await.map_err(Fault::from)?;
+        Ok(answer(&sandbox))
     }
 
     async fn destroy(

@@ -29,6 +29,8 @@ pub fn sandbox(sandbox: &proto::Sandbox) -> Value {
         "engine": sandbox.engine,
         "failure": sandbox.failure.as_ref().map(|failure| json!({ "reason": failure.reason, "message": failure.message })),
         "running": sandbox.running,
+        "tier": (sandbox.tier() != proto::Tier::Unspecified).then(|| sandbox.tier().as_str_name()),
+        "idle_timeout_seconds": seconds(sandbox.idle_timeout),
     })
 }
 

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 use handsd::api::proto::{
-    CreateSandboxRequest, DestroySandboxRequest, GetSandboxRequest, Limits, ListSandboxesRequest, NodeInfo,
-    NodeInfoRequest, Phase, Sandbox, WatchSandboxRequest,
+    CreateSandboxRequest, DestroySandboxRequest, GetSandboxRequest, HibernateSandboxRequest, Limits,
+    ListSandboxesRequest, NodeInfo, NodeInfoRequest, Phase, Sandbox, WakeSandboxRequest, WatchSandboxRequest,
 };
 use serde_json::json;
 
@@ -51,6 +51,9 @@ pub struct CreateArgs {
     /// Working directory of runs [default: /workspace]
     #[arg(short, long, value_name = "PATH")]
     workspace: Option<String>,
+    /// Go to sleep after so long without use, such as 5m; 0 for never [default: the node's]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    idle_timeout: Option<prost_types::Duration>,
     /// A second create with the same key and request answers with the same sandbox
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -77,6 +80,20 @@ pub struct ListArgs {
 /// Shows a sandbox whenever it changes, until it is destroyed.
 #[derive(Debug, clap::Args)]
 pub struct WatchArgs {
+    /// The sandbox
+    id: String,
+}
+
+/// Puts a sandbox to sleep; the next command wakes it.
+#[derive(Debug, clap::Args)]
+pub struct HibernateArgs {
+    /// The sandbox
+    id: String,
+}
+
+/// Wakes a sandbox.
+#[derive(Debug, clap::Args)]
+pub struct WakeArgs {
     /// The sandbox
     id: String,
 }
@@ -108,6 +125,7 @@ pub async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         workspace: args.workspace.unwrap_or_default(),
         network: None,
         idempotency_key: args.idempotency_key.unwrap_or_default(),
+        idle_timeout: args.idle_timeout,
     };
     let sandbox = context.sandboxes().create(request).await?.into_inner();
     match context.format {
@@ -118,10 +136,26 @@ pub async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
 
 /// `hands get`
 pub async fn get(context: &Context, args: GetArgs) -> anyhow::Result<()> {
-    let sandbox = context.sandboxes().get(GetSandboxRequest { sandbox_id: args.id }).await?.into_inner();
+    show(context, &context.sandboxes().get(GetSandboxRequest { sandbox_id: args.id }).await?.into_inner())
+}
+
+/// `hands hibernate`
+pub async fn hibernate(context: &Context, args: HibernateArgs) -> anyhow::Result<()> {
+    let request = HibernateSandboxRequest { sandbox_id: args.id };
+    show(context, &context.sandboxes().hibernate(request).await?.into_inner())
+}
+
+/// `hands wake`
+pub async fn wake(context: &Context, args: WakeArgs) -> anyhow::Result<()> {
+    let request = WakeSandboxRequest { sandbox_id: args.id };
+    show(context, &context.sandboxes().wake(request).await?.into_inner())
+}
+
+/// A sandbox as it stands.
+fn show(context: &Context, sandbox: &Sandbox) -> anyhow::Result<()> {
     match context.format {
-        Format::Text => output::print(&describe(&sandbox, SystemTime::now())),
-        Format::Json => output::print_json(&json::sandbox(&sandbox)),
+        Format::Text => output::print(&describe(sandbox, SystemTime::now())),
+        Format::Json => output::print_json(&json::sandbox(sandbox)),
     }
 }
 

@@ -173,6 +173,12 @@ impl Host {
     }
 }
 
+/// There is swap, on disk or in compressed memory.
+pub(super) fn has_swap() -> bool {
+    // The first line is the heading (proc_swaps(5)).
+    fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

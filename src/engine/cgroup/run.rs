@@ -4,21 +4,15 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
-use tokio::io::Interest;
 
-use crate::guest::readiness;
+use super::events;
 
-/// Times that `cgroup.events` is read again before waiting for its notification, which the kernel delays by some 10 ms
-/// when events come in quick succession.
-const QUICK_READS: u32 = 8;
-
-/// Longest wait for a notification before reading again anyway.
-const READ_AGAIN: Duration = Duration::from_millis(100);
+/// What `cgroup.events` says of a cgroup in which nothing is alive.
+const EMPTY: &str = "populated 0";
 
 /// The cgroup of one run. Nothing in the sandbox can make cgroups below it.
 #[derive(Debug, Clone)]
@@ -92,8 +86,7 @@ impl Run {
     /// # Errors
     /// Those of the cgroup file system.
     pub fn is_empty(&self) -> io::Result<bool> {
-        let events = fs::read_to_string(self.path.join("cgroup.events"))?;
-        Ok(events.lines().any(|line| line == "populated 0"))
+        events::has(&self.path, EMPTY)
     }
 
     /// Waits until nothing alive is in it. Cancel-safe; the caller sets the deadline.
@@ -101,22 +94,7 @@ impl Run {
     /// # Errors
     /// Those of the cgroup file system.
     pub async fn wait_empty(&self) -> io::Result<()> {
-        for _ in 0..QUICK_READS {
-            if self.is_empty()? {
-                return Ok(());
-            }
-            tokio::task::yield_now().await;
-        }
-        let events = fs::File::open(self.path.join("cgroup.events"))?;
-        let events = readiness::watch(events.into(), Interest::PRIORITY)?;
-        loop {
-            if self.is_empty()? {
-                return Ok(());
-            }
-            if let Ok(ready) = tokio::time::timeout(READ_AGAIN, events.ready(Interest::PRIORITY)).await {
-                ready?.clear_ready();
-            }
-        }
+        events::wait(&self.path, EMPTY).await
     }
 
     /// Removes it; it must be empty.

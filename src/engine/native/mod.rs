@@ -109,6 +109,11 @@ impl Native {
         }
     }
 
+    fn cgroup(&self, id: &SandboxId) -> Result<cgroup::Sandbox, EngineError> {
+        let tree = self.cgroups.as_ref().ok_or(EngineError::FreezeUnsupported)?;
+        Ok(tree.sandbox(id, self.owner()))
+    }
+
     fn check_limits(&self, limits: &Limits) -> Result<(), EngineError> {
         let support = self.support();
         let lacking = [
@@ -218,6 +223,26 @@ impl Engine for Native {
             }
         }
         made
+    }
+
+    async fn freeze(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let cgroup = self.cgroup(id)?;
+        cgroup.freeze().await.map_err(failed("freeze", cgroup.directory()))?;
+        // Takes a while for a large sandbox; a wake does not wait for it.
+        tokio::task::spawn_blocking(move || cgroup.page_out());
+        Ok(())
+    }
+
+    async fn thaw(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let cgroup = self.cgroup(id)?;
+        cgroup.thaw().await.map_err(failed("thaw", cgroup.directory()))
+    }
+
+    async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), EngineError> {
+        self.check_limits(limits)?;
+        let Some(tree) = &self.cgroups else { return Ok(()) };
+        let set = tree.set_limits(id, limits);
+        set.map_err(|source| EngineError::Step { step: format!("set the limits of {id}"), source })
     }
 
     async fn remove(&self, id: &SandboxId) -> Result<(), EngineError> {
