@@ -57,6 +57,8 @@ pub struct LimitSupport {
     pub cpus: bool,
     /// [`Limits::pids`]
     pub pids: bool,
+    /// [`Limits::disk`]
+    pub disk: bool,
 }
 
 /// What the image says about runs.

@@ -26,11 +26,13 @@ use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
 use crate::image::{Image, ImageStore};
 use init::Init;
+use quota::Quotas;
 use zygote::{Order, Setup, Tree, Zygote};
 
 mod birth;
 mod init;
 pub mod jail;
+mod quota;
 mod rootfs;
 mod sys;
 pub mod zygote;
@@ -45,6 +47,8 @@ pub struct Native {
     sandboxes: PathBuf,
     images: ImageStore,
     cgroups: Option<cgroup::Tree>,
+    /// Of the state directory's file system, where it has them.
+    quotas: Option<Quotas>,
     zygote: Zygote,
     ids: Ids,
 }
@@ -93,8 +97,13 @@ impl Native {
         for directory in [&sandboxes, &shared] {
             make_directory(directory).map_err(failed("make", directory))?;
         }
+        // Only root of the node sets quotas.
+        let quotas = match ids {
+            Ids::Range(_) => Quotas::open(&sandboxes).map_err(failed("open", &sandboxes))?,
+            Ids::Own => None,
+        };
         let setup = Setup { directory: zygote::text(&shared), id_base: ids.base(), id_count: ids.count() };
-        Ok(Self { sandboxes, images, cgroups, zygote: Zygote::start(executable, setup)?, ids })
+        Ok(Self { sandboxes, images, cgroups, quotas, zygote: Zygote::start(executable, setup)?, ids })
     }
 
     fn directory(&self, id: &SandboxId) -> PathBuf {
@@ -125,20 +134,23 @@ impl Native {
             let lack = "there is no cgroup controller for it that handsd may use".to_owned();
             return Err(EngineError::LimitUnsupported { field, lack });
         }
-        if limits.disk.is_some() {
+        if limits.disk.is_some() && !self.support().disk {
             let lack = "the state directory's file system keeps no project quotas".to_owned();
             return Err(EngineError::LimitUnsupported { field: "disk_bytes", lack });
         }
         Ok(())
     }
 
-    /// Makes the writable layers; answers the trees as the zygote wants them.
-    fn make_layers(&self, directory: &Path, image: &Image) -> io::Result<Vec<Tree>> {
+    /// Makes the writable layers, bounded to so many bytes together; answers the trees as the zygote wants them.
+    fn make_layers(&self, directory: &Path, image: &Image, disk: Option<u64>) -> io::Result<Vec<Tree>> {
         make_directory(directory)?;
+        let bound = self.quotas.as_ref().zip(disk);
+        let project = bound.map(|(quotas, _)| quotas.project(directory)).transpose()?;
         let mut trees = Vec::with_capacity(image.trees.len());
         for (index, tree) in image.trees.iter().enumerate() {
-            let writable = directory.join(index.to_string());
+            let writable = writable_layer(directory, index);
             make_directory(&writable)?;
+            project.map_or(Ok(()), |project| project.adopt(&writable))?;
             for name in ["upper", "work"] {
                 let path = writable.join(name);
                 fs::DirBuilder::new().mode(0o755).create(&path)?;
@@ -150,12 +162,17 @@ impl Native {
                 writable: zygote::text(&writable),
             });
         }
+        // Last, so that a kill in between leaves no bound on a project that no directory names.
+        if let (Some((quotas, bytes)), Some(project)) = (bound, project) {
+            quotas.bound(project, bytes)?;
+        }
         Ok(trees)
     }
 
     async fn try_create(&self, spec: &Spec, image: Image) -> Result<Started, EngineError> {
         let directory = self.directory(&spec.id);
-        let trees = self.make_layers(&directory, &image).map_err(failed("make the layers in", &directory))?;
+        let trees =
+            self.make_layers(&directory, &image, spec.limits.disk).map_err(failed("make the layers in", &directory))?;
         let cgroup = self.cgroups.as_ref().map(|tree| tree.create(&spec.id, &spec.limits, self.owner())).transpose();
         let cgroup = cgroup.map_err(|source| EngineError::Step { step: "make the cgroups".to_owned(), source })?;
         let order = Order {
@@ -208,7 +225,12 @@ impl Engine for Native {
 
     fn support(&self) -> LimitSupport {
         let has = |controller| self.cgroups.as_ref().is_some_and(|tree| tree.host().mount(controller).is_some());
-        LimitSupport { memory: has(Controller::Memory), cpus: has(Controller::Cpu), pids: has(Controller::Pids) }
+        LimitSupport {
+            memory: has(Controller::Memory),
+            cpus: has(Controller::Cpu),
+            pids: has(Controller::Pids),
+            disk: self.quotas.is_some(),
+        }
     }
 
     async fn create(&self, spec: &Spec) -> Result<Started, EngineError> {
@@ -249,6 +271,9 @@ impl Engine for Native {
         let directory = self.directory(id);
         let cgroup = self.cgroups.as_ref().map(|tree| tree.sandbox(id, self.owner()));
         self.kill(id, cgroup.as_ref()).await.map_err(failed("end the processes of", &directory))?;
+        if let Some(quotas) = &self.quotas {
+            quotas.lift(&writable_layer(&directory, 0)).map_err(failed("lift the quota of", &directory))?;
+        }
         let doomed = directory.clone();
         let removing = tokio::task::spawn_blocking(move || {
             let removed = cgroup.map_or(Ok(()), |cgroup| cgroup.remove());
@@ -274,6 +299,11 @@ impl Engine for Native {
 fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
     let step = format!("{verb} {}", path.display());
     move |source| EngineError::Step { step, source }
+}
+
+/// Where the writable layer of a tree is.
+fn writable_layer(directory: &Path, tree: usize) -> PathBuf {
+    directory.join(tree.to_string())
 }
 
 /// Only the daemon looks into what it keeps.
