@@ -49,20 +49,16 @@ impl Control {
         self.over
     }
 
-    /// Takes in what has come.
+    /// Takes in what has come, once. The kernel never gives the descriptors of two messages in one read, so that those of
+    /// one request at most wait here if all whole requests are taken before the next read.
     pub fn read(&mut self) -> io::Result<()> {
-        loop {
-            match self.receiver.read(self.socket.as_fd()) {
-                Ok(0) => {
-                    self.over = true;
-                    return Ok(());
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        match self.receiver.read(self.socket.as_fd()) {
+            Ok(0) => self.over = true,
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     /// The next whole request.
@@ -119,5 +115,30 @@ impl Control {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::guest::wire::MAX_FDS;
+
+    #[test]
+    fn a_burst_of_requests_with_descriptors_is_taken_one_by_one() {
+        let (daemon, guest) = UnixStream::pair().unwrap();
+        let mut control = Control::new(guest.into(), Receiver::default()).unwrap();
+        let fds = [daemon.as_raw_fd(); MAX_FDS];
+        for request in 1..=20 {
+            let frame = wire::frame(&ToGuest { request, body: None }).unwrap();
+            wire::send_all(daemon.as_fd(), &frame, &fds).unwrap();
+        }
+        for expected in 1..=20 {
+            control.read().unwrap();
+            assert_eq!(control.next(), Some((expected, None)));
+            assert_eq!(std::iter::from_fn(|| control.take_fd()).count(), MAX_FDS);
+        }
+        assert_eq!(control.next(), None);
     }
 }
