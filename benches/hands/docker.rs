@@ -135,9 +135,8 @@ impl Drop for Docker {
 
 fn request(stream: &mut BufReader<UnixStream>, method: &str, path: &str, body: &[u8], kind: &str) -> Result<()> {
     let length = body.len();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: docker\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
-    );
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: docker\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n");
     let stream = stream.get_mut();
     stream.write_all(&[head.as_bytes(), body].concat()).context("send a request")
 }

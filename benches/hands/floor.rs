@@ -42,7 +42,8 @@ pub fn unshare() -> Option<Duration> {
 /// A pipe read to its end: bytes a second.
 pub fn output(bytes: u64) -> Result<f64> {
     let begin = Instant::now();
-    let mut child = Command::new("head").args(["-c", &bytes.to_string(), "/dev/zero"]).stdout(Stdio::piped()).spawn()?;
+    let mut child =
+        Command::new("head").args(["-c", &bytes.to_string(), "/dev/zero"]).stdout(Stdio::piped()).spawn()?;
     let mut pipe = child.stdout.take().context("a pipe was asked for")?;
     let mut chunk = vec![0; OUTPUT_CHUNK];
     let mut total = 0;

@@ -81,10 +81,8 @@ fn report(items: &[Item], info: &Series, table: &mut Table) {
         let spawn = item.guest.quantile(0.5).or_else(|| item.host.quantile(0.5));
         let floor = spawn.map(|spawn| Value::Time(spawn + round_trip));
         let (p50, docker) = (item.ours.p50(), item.docker.p50());
-        let targets = [
-            Target::times_floor(p50, floor, TIMES_FLOOR),
-            Target::faster_than_docker(p50, docker, TIMES_DOCKER),
-        ];
+        let targets =
+            [Target::times_floor(p50, floor, TIMES_FLOOR), Target::faster_than_docker(p50, docker, TIMES_DOCKER)];
         let targets = targets.into_iter().flatten().collect();
         table.push(Row { item: item.name, p50, p99: item.ours.p99(), floor, docker, targets });
         table.push(Row { item: item.host_name, p50: item.host.p50(), p99: item.host.p99(), ..Row::default() });

@@ -4,6 +4,7 @@
 //! cargo bench --bench hands                        all of it, some minutes
 //! cargo bench --bench hands -- --quick             fewer rounds: seconds, and noisier
 //! cargo bench --bench hands -- --engine docker     sandboxes of the docker engine
+//! cargo bench --bench hands -- latency memory      only these parts
 //! ```
 //!
 //! Absolute times differ from machine to machine, so every item stands beside a floor and, where an engine of Docker
@@ -44,6 +45,8 @@ mod transfer;
 /// Measures handsd beside the floor and beside Docker
 #[derive(Debug, Parser)]
 struct Arguments {
+    /// What to measure; everything if left out
+    parts: Vec<Part>,
     /// Which engine makes the sandboxes
     #[arg(long, value_enum, default_value_t = Engine::Native)]
     engine: Engine,
@@ -60,6 +63,24 @@ struct Arguments {
 enum Engine {
     Native,
     Docker,
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Memory,
+    Latency,
+    Birth,
+    Output,
+    Files,
+    Deadlines,
+    Load,
+}
+
+impl Part {
+    /// Memory first, while the daemon is fresh.
+    const ALL: [Self; 7] =
+        [Self::Memory, Self::Latency, Self::Birth, Self::Output, Self::Files, Self::Deadlines, Self::Load];
 }
 
 /// How much is measured.
@@ -111,22 +132,26 @@ fn main() -> Result<()> {
     let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
     // One thread: the client must not take more of the machine from the daemon than it needs.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(measure(arguments.engine, effort))
+    runtime.block_on(measure(&arguments, effort))
 }
 
-async fn measure(engine: Engine, effort: Effort) -> Result<()> {
-    let mut docker = open_docker(engine)?;
-    let mut node = Node::start(engine).await?;
-    print_heading(&mut node, engine, effort).await?;
+async fn measure(arguments: &Arguments, effort: Effort) -> Result<()> {
+    let mut docker = open_docker(arguments.engine)?;
+    let mut node = Node::start(arguments.engine).await?;
+    print_heading(&mut node, effort).await?;
     let mut table = Table::new();
-    // Memory first, while the daemon is fresh.
-    load::memory(&mut node, &mut table).await?;
-    latency::round_trips(&mut node, docker.as_mut(), effort, &mut table).await?;
-    birth::creates(&mut node, docker.as_mut(), effort, &mut table).await?;
-    transfer::output(&mut node, docker.as_mut(), effort, &mut table).await?;
-    transfer::files(&mut node, effort, &mut table).await?;
-    load::deadlines(&mut node, effort, &mut table).await?;
-    load::concurrent(&mut node, effort, &mut table).await?;
+    for part in Part::ALL.into_iter().filter(|part| arguments.parts.is_empty() || arguments.parts.contains(part)) {
+        let docker = docker.as_mut();
+        match part {
+            Part::Memory => load::memory(&mut node, &mut table).await?,
+            Part::Latency => latency::round_trips(&mut node, docker, effort, &mut table).await?,
+            Part::Birth => birth::creates(&mut node, docker, effort, &mut table).await?,
+            Part::Output => transfer::output(&mut node, docker, effort, &mut table).await?,
+            Part::Files => transfer::files(&mut node, effort, &mut table).await?,
+            Part::Deadlines => load::deadlines(&mut node, effort, &mut table).await?,
+            Part::Load => load::concurrent(&mut node, effort, &mut table).await?,
+        }
+    }
     println!("{table}");
     node.stop().await
 }
@@ -138,17 +163,17 @@ fn open_docker(engine: Engine) -> Result<Option<Docker>> {
         Ok(docker) => Ok(Some(docker)),
         Err(error) if engine == Engine::Docker => Err(error.context("--engine docker needs an engine that answers")),
         Err(error) => {
-            println!("docker: no engine answers at {} ({error:#}); its column is left out", socket.display());
+            println!("docker: no engine answers at {} ({error:#}); column left out", socket.display());
             Ok(None)
         }
     }
 }
 
-async fn print_heading(node: &mut Node, engine: Engine, effort: Effort) -> Result<()> {
+async fn print_heading(node: &mut Node, effort: Effort) -> Result<()> {
     let info = node.info().await?;
     let memory_gib = info.memory_bytes >> 30;
     println!("handsd {}, engine {}, cgroup {}", info.version, info.engine, info.cgroup);
     println!("Linux {}, {} processors, {memory_gib} GiB of memory", info.kernel, info.cpus);
-    println!("{} rounds; the median round is told. Engine asked for: {engine:?}\n", effort.rounds);
+    println!("{} rounds; the median round is told\n", effort.rounds);
     Ok(())
 }
