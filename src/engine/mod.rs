@@ -48,6 +48,19 @@ pub struct Limits {
     pub disk: Option<u64>,
 }
 
+impl Limits {
+    /// These, and those of `other` where there is none.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            memory: self.memory.or(other.memory),
+            cpus: self.cpus.or(other.cpus),
+            pids: self.pids.or(other.pids),
+            disk: self.disk.or(other.disk),
+        }
+    }
+}
+
 /// Which limits the host can enforce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitSupport {

@@ -9,7 +9,7 @@ use super::idle::Activity;
 use super::registry::Defaults;
 use super::state::{Observation, Phase, Tier};
 use super::{IdleTimeout, Order, Profile, SandboxError, Snapshot};
-use crate::engine::{Engine, EngineError, Process, Spec, Started};
+use crate::engine::{Engine, EngineError, Limits, Process, Spec, Started};
 use crate::guest::client::Guest;
 use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
@@ -21,16 +21,9 @@ pub struct Driver {
     profile: Arc<Profile>,
     defaults: Defaults,
     publisher: watch::Sender<Snapshot>,
-    inbox: Inbox,
-    activity: Activity,
-}
-
-/// What others ask of the driver.
-pub struct Inbox {
     /// Counts requests to destroy the sandbox: a channel of its own, which wins.
-    pub destroy: watch::Receiver<u64>,
-    /// All else.
-    pub orders: mpsc::Receiver<Order>,
+    requests: watch::Receiver<u64>,
+    activity: Activity,
 }
 
 /// A sandbox whose guest has answered.
@@ -56,22 +49,26 @@ impl Driver {
         profile: Arc<Profile>,
         defaults: Defaults,
         publisher: watch::Sender<Snapshot>,
-        inbox: Inbox,
+        requests: watch::Receiver<u64>,
         activity: Activity,
     ) -> Self {
-        Self { engine, profile, defaults, publisher, inbox, activity }
+        Self { engine, profile, defaults, publisher, requests, activity }
     }
 
     /// The sandbox's whole life; `made` hears how the first part went. Answers its id when it is gone.
-    pub async fn live(mut self, made: oneshot::Sender<Result<(), SandboxError>>) -> SandboxId {
+    pub async fn live(
+        mut self,
+        made: oneshot::Sender<Result<(), SandboxError>>,
+        orders: mpsc::Receiver<Order>,
+    ) -> SandboxId {
         match self.make().await {
             Ok(live) => {
                 self.activity.touch();
                 self.publish(Observation::GuestReady, |_| Some(live.hands.clone()));
                 // A caller that has left does not undo the making.
                 let _ = made.send(Ok(()));
-                self.keep(live).await;
-                requested(&mut self.inbox.destroy).await;
+                self.keep(live, orders).await;
+                requested(&mut self.requests).await;
             }
             Err(error) => {
                 self.observe(Observation::CreateFailed(chain(&error).to_string().into()));
@@ -83,11 +80,11 @@ impl Driver {
     }
 
     async fn make(&self) -> Result<Live, SandboxError> {
-        let Profile { id, image, limits, user, workspace, .. } = &*self.profile;
+        let Profile { id, image, user, workspace, .. } = &*self.profile;
         let spec = Spec {
             id: id.clone(),
             image: image.clone(),
-            limits: *limits,
+            limits: self.publisher.borrow().limits,
             workspace: workspace.into(),
             user: user.clone(),
         };
@@ -108,11 +105,12 @@ impl Driver {
         Ok(Live { hands, init, connection })
     }
 
-    /// Keeps a sandbox until it is to be destroyed or has crashed; its runs are over then.
-    async fn keep(&mut self, live: Live) {
+    /// Keeps a sandbox until it is to be destroyed or has crashed; its runs are over then, and orders that were not served
+    /// are dropped, which tells those who gave them.
+    async fn keep(&mut self, live: Live, mut orders: mpsc::Receiver<Order>) {
         let Live { hands, init, mut connection } = live;
         let last = loop {
-            match self.next_event(&init, &mut connection).await {
+            match self.next_event(&init, &mut connection, &mut orders).await {
                 Event::Destroy => break Observation::DestroyRequested,
                 Event::GuestGone(why) => break Observation::GuestGone(why.into()),
                 Event::Order(order) => self.serve(order).await,
@@ -120,12 +118,18 @@ impl Driver {
             }
         };
         self.publish(last, |_| None);
+        drop(orders);
         // The processes are gone with the guest, or are about to be; what waits for them must not wait longer.
         connection.shutdown().await;
         hands.close().await;
     }
 
-    async fn next_event(&mut self, init: &Process, connection: &mut JoinSet<()>) -> Event {
+    async fn next_event(
+        &mut self,
+        init: &Process,
+        connection: &mut JoinSet<()>,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> Event {
         let timeout = match self.profile.idle {
             IdleTimeout::After(timeout) if self.is_awake() => Some(timeout),
             IdleTimeout::After(_) | IdleTimeout::Never => None,
@@ -139,10 +143,10 @@ impl Driver {
         // All are cancel-safe: an order that was not received stays in the queue, the others wait for what stays.
         tokio::select! {
             biased;
-            () = requested(&mut self.inbox.destroy) => Event::Destroy,
+            () = requested(&mut self.requests) => Event::Destroy,
             why = init.ended() => Event::GuestGone(why),
             _ = connection.join_next() => Event::GuestGone("the guest closed its connection".to_owned()),
-            Some(order) = self.inbox.orders.recv() => Event::Order(order),
+            Some(order) = orders.recv() => Event::Order(order),
             () = idle => Event::Idle,
         }
     }
@@ -169,10 +173,19 @@ impl Driver {
                 let _ = reply.send(result);
             }
             Order::SetLimits(limits, reply) => {
-                let result = self.engine.set_limits(&self.profile.id, &limits).await;
-                let _ = reply.send(result.map_err(|error| self.failed("set the limits of", error)));
+                let _ = reply.send(self.set_limits(limits).await);
             }
         }
+    }
+
+    async fn set_limits(&mut self, limits: Limits) -> Result<(), SandboxError> {
+        let set = self.engine.set_limits(&self.profile.id, &limits).await;
+        set.map_err(|error| self.failed("set the limits of", error))?;
+        self.publisher.send_modify(|snapshot| {
+            snapshot.generation += 1;
+            snapshot.limits = limits.or(snapshot.limits);
+        });
+        Ok(())
     }
 
     /// Goes to sleep if nobody came in the meantime.
@@ -223,7 +236,7 @@ impl Driver {
     /// Removes the sandbox; if that fails, again with every further request.
     async fn remove_until_gone(&mut self) {
         loop {
-            self.inbox.destroy.borrow_and_update();
+            self.requests.borrow_and_update();
             self.observe(Observation::DestroyRequested);
             match self.engine.remove(&self.profile.id).await {
                 Ok(()) => return self.observe(Observation::Removed),
@@ -233,7 +246,7 @@ impl Driver {
                     self.observe(Observation::RemoveFailed(message.into()));
                 }
             }
-            if self.inbox.destroy.changed().await.is_err() {
+            if self.requests.changed().await.is_err() {
                 return;
             }
         }
@@ -249,7 +262,7 @@ impl Driver {
             Some(phase) => {
                 tracing::info!(sandbox.id = %self.profile.id, phase = name(&phase), "sandbox");
                 let hands = hands(snapshot.hands.take());
-                *snapshot = Snapshot { generation: snapshot.generation + 1, phase, hands };
+                *snapshot = Snapshot { generation: snapshot.generation + 1, phase, hands, ..*snapshot };
                 true
             }
             None => false,

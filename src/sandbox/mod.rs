@@ -82,8 +82,6 @@ pub struct Profile {
     pub env: BTreeMap<String, String>,
     /// The caller's own words on it.
     pub labels: BTreeMap<String, String>,
-    /// Bounds in force.
-    pub limits: Limits,
     /// Who commands run as; `None`: the image's user.
     pub user: Option<String>,
     /// Working directory.
@@ -103,6 +101,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Where it stands.
     pub phase: Phase,
+    /// Bounds in force.
+    pub limits: Limits,
     /// While its guest is there, awake or asleep.
     pub hands: Option<Hands>,
 }
@@ -290,12 +290,12 @@ fn describe(phase: &Phase) -> String {
     phase.failure().map_or_else(|| name.to_owned(), |failure| format!("{name}: {}", failure.message))
 }
 
-/// The limits in force: what is asked for, else the node's default where the host can enforce it.
-fn limits(asked: Limits, default: Limits, support: LimitSupport) -> Limits {
-    Limits {
-        memory: asked.memory.or_else(|| default.memory.filter(|_| support.memory)),
-        cpus: asked.cpus.or_else(|| default.cpus.filter(|_| support.cpus)),
-        pids: asked.pids.or_else(|| default.pids.filter(|_| support.pids)),
-        disk: asked.disk,
-    }
+/// The limits of a new sandbox: what is asked for, else the node's default where the host can enforce it.
+fn first_limits(asked: Limits, default: Limits, support: LimitSupport) -> Limits {
+    asked.or(Limits {
+        memory: default.memory.filter(|_| support.memory),
+        cpus: default.cpus.filter(|_| support.cpus),
+        pids: default.pids.filter(|_| support.pids),
+        disk: default.disk.filter(|_| support.disk),
+    })
 }

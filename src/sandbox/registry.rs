@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use super::driver::{Driver, Inbox};
+use super::driver::Driver;
 use super::idle::Activity;
 use super::state::Phase;
-use super::{DEFAULT_WORKSPACE, IdleTimeout, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, limits};
+use super::{DEFAULT_WORKSPACE, IdleTimeout, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits};
 use crate::engine::{Engine, Limits};
 use crate::hands;
 use crate::ids::SandboxId;
@@ -119,8 +119,10 @@ impl Sandboxes {
         if table.sandboxes.len() >= limit {
             return Err(SandboxError::TooMany { limit });
         }
+        let limits = first_limits(wish.limits, self.shared.defaults.limits, self.shared.engine.support());
         let profile = Arc::new(self.profile(&wish));
-        let (publisher, snapshot) = watch::channel(Snapshot { generation: 1, phase: Phase::Creating, hands: None });
+        let (publisher, snapshot) =
+            watch::channel(Snapshot { generation: 1, phase: Phase::Creating, limits, hands: None });
         let (destroy, requests) = watch::channel(0);
         let (orders, queue) = mpsc::channel(ORDERS);
         let activity = Activity::new();
@@ -131,24 +133,22 @@ impl Sandboxes {
         }
         let (sender, made) = oneshot::channel();
         let engine = Arc::clone(&self.shared.engine);
-        let inbox = Inbox { destroy: requests, orders: queue };
-        let driver = Driver::new(engine, profile, self.shared.defaults.clone(), publisher, inbox, activity);
+        let driver = Driver::new(engine, profile, self.shared.defaults.clone(), publisher, requests, activity);
         let this = self.clone();
         self.shared.drivers.spawn(async move {
-            let id = driver.live(sender).await;
+            let id = driver.live(sender, queue).await;
             this.forget(&id, key.as_deref());
         });
         Ok((sandbox, Some(made)))
     }
 
     fn profile(&self, wish: &Wish) -> Profile {
-        let Defaults { image, limits: default, .. } = &self.shared.defaults;
+        let Defaults { image, .. } = &self.shared.defaults;
         Profile {
             id: SandboxId::random(),
             image: wish.image.clone().unwrap_or_else(|| image.clone()),
             env: wish.env.clone(),
             labels: wish.labels.clone(),
-            limits: limits(wish.limits, *default, self.shared.engine.support()),
             user: wish.user.clone(),
             workspace: wish.workspace.clone().unwrap_or_else(|| DEFAULT_WORKSPACE.to_owned()),
             idle: wish.idle.unwrap_or(self.shared.defaults.idle),
