@@ -3,6 +3,9 @@
 //! [`Guest`] is the handle. [`Connection`] is the task behind it: it reads answers and exits, and sends what the socket
 //! did not take at once. Whoever connects owns that task. When it ends, for whatever reason, every answer and exit that
 //! is still awaited becomes [`GuestError::Lost`]: an exit status comes from the guest or not at all.
+//!
+//! The guest keeps every run until it is released. A daemon that follows one that died takes over what that one had not
+//! released, before it starts runs of its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -26,6 +29,10 @@ use crate::ids::RunId;
 /// How long the guest may take to answer. It answers in well under a millisecond; a sandbox that thrashes at its memory
 /// limit is slower.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Most runs that one takeover brings: as many as may be under way at once (`run.max_runs` is 32,768 at most), and those
+/// that have ended and that a guest keeps. A guest that sends more is not ours.
+const MAX_HELD: usize = (1 << 15) + wire::MAX_ENDED;
 
 /// Why the guest did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +76,39 @@ pub struct SpawnedRun {
     pub exit: oneshot::Receiver<ExitStatus>,
 }
 
+/// A run of a daemon that died.
+#[derive(Debug)]
+pub struct HeldRun {
+    /// Which.
+    pub run: RunId,
+    /// What its leader's process id inside the sandbox is or was.
+    pub pid: u32,
+    /// How the leader ended, if it has.
+    pub status: Option<ExitStatus>,
+    /// The same, once it has; an error if that is never to be known.
+    pub exit: oneshot::Receiver<ExitStatus>,
+    /// The daemon's end of its stdin, if that is a pipe and open. The guest has another: see [`Guest::close_input`].
+    pub stdin: Option<OwnedFd>,
+    /// Where its output comes from. What the daemon that died did not take is still in there.
+    pub output: HeldOutput,
+    /// It has no cgroup: its processes are found by [`Guest::sweep`].
+    pub has_keeper: bool,
+}
+
+/// The daemon's ends of a run's output.
+#[derive(Debug)]
+pub enum HeldOutput {
+    /// The read ends of its pipes.
+    Pipes {
+        /// Of stdout.
+        stdout: OwnedFd,
+        /// Of stderr.
+        stderr: OwnedFd,
+    },
+    /// The master of its terminal.
+    Terminal(OwnedFd),
+}
+
 /// A handle on the guest of one sandbox.
 #[derive(Debug, Clone)]
 pub struct Guest {
@@ -95,8 +135,16 @@ struct State {
 
 #[derive(Debug)]
 struct Waiting {
-    answer: oneshot::Sender<(from_guest::Body, Option<OwnedFd>)>,
-    brings_fd: bool,
+    answer: oneshot::Sender<Answer>,
+    held: Vec<HeldRun>,
+}
+
+/// The last answer to a request, and what came before it.
+#[derive(Debug)]
+struct Answer {
+    body: from_guest::Body,
+    fds: Vec<OwnedFd>,
+    held: Vec<HeldRun>,
 }
 
 #[derive(Debug)]
@@ -141,12 +189,11 @@ impl Guest {
     pub async fn spawn(&self, spawn: wire::Spawn, fds: Vec<OwnedFd>) -> Result<SpawnedRun, GuestError> {
         let (sender, exit) = oneshot::channel();
         let run = spawn.run.clone();
-        let brings_fd = spawn.pty.is_some();
         self.shared.lock().exits.insert(run.clone(), sender);
-        let answer = self.request(to_guest::Body::Spawn(spawn), fds, brings_fd).await;
+        let answer = self.request(to_guest::Body::Spawn(spawn), fds).await;
         match answer {
-            Ok((from_guest::Body::Spawned(spawned), terminal)) => {
-                Ok(SpawnedRun { pid: spawned.pid.unsigned_abs(), terminal, exit })
+            Ok(Answer { body: from_guest::Body::Spawned(spawned), fds, .. }) => {
+                Ok(SpawnedRun { pid: spawned.pid.unsigned_abs(), terminal: fds.into_iter().next(), exit })
             }
             other => {
                 self.shared.lock().exits.remove(&run);
@@ -167,10 +214,7 @@ impl Guest {
     /// Any [`GuestError`]; `Refused` if the leader has ended.
     pub async fn signal(&self, run: &RunId, signal: i32) -> Result<(), GuestError> {
         let signal = wire::Signal { run: run.to_string(), signal };
-        match self.request(to_guest::Body::Signal(signal), Vec::new(), false).await {
-            Ok((from_guest::Body::Done(_), _)) => Ok(()),
-            other => Err(unexpected(other)),
-        }
+        self.request(to_guest::Body::Signal(signal), Vec::new()).await.and_then(done)
     }
 
     /// Signals all that is left of a run without a cgroup (0 only looks); answers what was there.
@@ -179,20 +223,46 @@ impl Guest {
     /// Any [`GuestError`].
     pub async fn sweep(&self, run: &RunId, signal: i32) -> Result<Vec<wire::Process>, GuestError> {
         let sweep = wire::Sweep { run: run.to_string(), signal };
-        match self.request(to_guest::Body::Sweep(sweep), Vec::new(), false).await {
-            Ok((from_guest::Body::Swept(swept), _)) => Ok(swept.processes),
+        match self.request(to_guest::Body::Sweep(sweep), Vec::new()).await {
+            Ok(Answer { body: from_guest::Body::Swept(swept), .. }) => Ok(swept.processes),
             other => Err(unexpected(other)),
         }
     }
 
-    async fn request(
-        &self,
-        body: to_guest::Body,
-        fds: Vec<OwnedFd>,
-        brings_fd: bool,
-    ) -> Result<(from_guest::Body, Option<OwnedFd>), GuestError> {
+    /// Lets the guest close its duplicate of the daemon's end of a run's stdin. When the daemon has closed its own, the run
+    /// sees the end of its input.
+    ///
+    /// # Errors
+    /// Any [`GuestError`] but `Refused`: a run that is not there has no stdin.
+    pub async fn close_input(&self, run: &RunId) -> Result<(), GuestError> {
+        let close = wire::CloseInput { run: run.to_string() };
+        self.request(to_guest::Body::CloseInput(close), Vec::new()).await.and_then(done)
+    }
+
+    /// Lets the guest forget a run whose exit and output the daemon has.
+    ///
+    /// # Errors
+    /// Any [`GuestError`] but `Refused`: a run that is not there is forgotten.
+    pub async fn release(&self, run: &RunId) -> Result<(), GuestError> {
+        let release = wire::Release { run: run.to_string() };
+        self.request(to_guest::Body::Release(release), Vec::new()).await.and_then(done)
+    }
+
+    /// The runs that no daemon has released, in no order; not those that were started or taken over on this connection.
+    /// Nothing changes for the guest: whoever does not get through with them can ask again.
+    ///
+    /// # Errors
+    /// Any [`GuestError`].
+    pub async fn takeover(&self) -> Result<Vec<HeldRun>, GuestError> {
+        match self.request(to_guest::Body::Takeover(wire::Takeover {}), Vec::new()).await {
+            Ok(Answer { body: from_guest::Body::Done(_), held, .. }) => Ok(held),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn request(&self, body: to_guest::Body, fds: Vec<OwnedFd>) -> Result<Answer, GuestError> {
         let (answer, answered) = oneshot::channel();
-        let request = self.shared.send(body, fds, Waiting { answer, brings_fd })?;
+        let request = self.shared.send(body, fds, Waiting { answer, held: Vec::new() })?;
         match timeout(ANSWER_DEADLINE, answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(GuestError::Lost),
@@ -204,10 +274,18 @@ impl Guest {
     }
 }
 
+/// The answer to a request that has nothing to say.
+fn done(answer: Answer) -> Result<(), GuestError> {
+    match answer.body {
+        from_guest::Body::Done(_) => Ok(()),
+        _ => Err(unexpected(Ok(answer))),
+    }
+}
+
 /// The error in an answer that is not the one asked for.
-fn unexpected(answer: Result<(from_guest::Body, Option<OwnedFd>), GuestError>) -> GuestError {
+fn unexpected(answer: Result<Answer, GuestError>) -> GuestError {
     match answer {
-        Ok((from_guest::Body::Refused(refused), _)) => {
+        Ok(Answer { body: from_guest::Body::Refused(refused), .. }) => {
             let errno = nix::errno::Errno::from_raw(refused.errno);
             GuestError::Refused { step: refused.step(), errno }
         }
@@ -231,7 +309,9 @@ impl Shared {
         }
         state.last_request += 1;
         let request = state.last_request;
-        let frame = wire::frame(&ToGuest { request, body: Some(body) }).map_err(GuestError::Connect)?;
+        let count = u32::try_from(fds.len()).expect("a request brings a few descriptors");
+        let message = ToGuest { request, fds: count, body: Some(body) };
+        let frame = wire::frame(&message).map_err(GuestError::Connect)?;
         state.answers.insert(request, waiting);
         state.unsent.push_back(Unsent { frame, sent: 0, fds });
         if state.flush(&self.socket).is_err() || !state.unsent.is_empty() {
@@ -263,25 +343,75 @@ impl State {
         Ok(())
     }
 
-    fn deliver(&mut self, message: FromGuest, receiver: &mut Receiver) {
+    /// Gives a message to who waits for it. Fails if no guest of ours says such a thing.
+    fn deliver(&mut self, message: FromGuest, fds: Vec<OwnedFd>) -> io::Result<()> {
         match (message.request, message.body) {
             (0, Some(from_guest::Body::Exited(exited))) => {
-                let status = exited.code.map_or(ExitStatus::Signal(exited.signal), ExitStatus::Code);
-                if let Some(exit) = self.exits.remove(&exited.run) {
+                if let Some((ended, exit)) = exited.ended.zip(self.exits.remove(&exited.run)) {
                     // Whoever does not wait any more does not need it.
-                    let _ = exit.send(status);
+                    let _ = exit.send(ended.into());
                 }
             }
+            (request, Some(from_guest::Body::Held(held))) => self.hold(request, held, fds)?,
             (request, Some(body)) => {
-                if let Some(waiting) = self.answers.remove(&request) {
-                    let takes_fd = waiting.brings_fd && matches!(body, from_guest::Body::Spawned(_));
-                    let fd = if takes_fd { receiver.take_fd() } else { None };
-                    let _ = waiting.answer.send((body, fd));
+                if let Some(Waiting { answer, held }) = self.answers.remove(&request) {
+                    let _ = answer.send(Answer { body, fds, held });
                 }
             }
             // A newer guest's word, which this build does not know.
             (_, None) => {}
         }
+        Ok(())
+    }
+
+    /// Puts a run to those that are taken over. From here on its exit is awaited: the guest may tell of it next.
+    fn hold(&mut self, request: u64, held: wire::Held, fds: Vec<OwnedFd>) -> io::Result<()> {
+        let Some(waiting) = self.answers.get_mut(&request) else { return Ok(()) };
+        if waiting.held.len() == MAX_HELD {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "more runs than a sandbox has"));
+        }
+        let run = held.run.clone();
+        let is_known = self.exits.get(&run).is_some_and(|exit| !exit.is_closed());
+        if let Some((held, exit)) = HeldRun::new(held, fds)?.filter(|_| !is_known) {
+            waiting.held.push(held);
+            if let Some(exit) = exit {
+                self.exits.insert(run, exit);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl HeldRun {
+    /// The run, and who is to be told of its exit, if that is not known; `None` for one that is not the daemon's.
+    fn new(held: wire::Held, fds: Vec<OwnedFd>) -> io::Result<Option<(Self, Option<oneshot::Sender<ExitStatus>>)>> {
+        let mut fds = fds.into_iter();
+        let mut take =
+            || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a run lacks descriptors"));
+        let stdin = if held.stdin { Some(take()?) } else { None };
+        let output = if held.pty {
+            HeldOutput::Terminal(take()?)
+        } else {
+            HeldOutput::Pipes { stdout: take()?, stderr: take()? }
+        };
+        let Ok(run) = held.run.parse() else { return Ok(None) };
+        let status = held.ended.map(ExitStatus::from);
+        let (sender, exit) = oneshot::channel();
+        let sender = match status {
+            None => Some(sender),
+            Some(status) => {
+                sender.send(status).expect("its receiver is here");
+                None
+            }
+        };
+        let pid = held.pid.unsigned_abs();
+        Ok(Some((Self { run, pid, status, exit, stdin, output, has_keeper: held.keeper }, sender)))
+    }
+}
+
+impl From<wire::Ended> for ExitStatus {
+    fn from(ended: wire::Ended) -> Self {
+        ended.code.map_or(Self::Signal(ended.signal), Self::Code)
     }
 }
 
@@ -327,7 +457,8 @@ impl Connection {
                 }
             }
             while let Some(message) = self.receiver.next_message::<FromGuest>()? {
-                self.shared.lock().deliver(message, &mut self.receiver);
+                let fds = self.receiver.take_fds(message.fds)?;
+                self.shared.lock().deliver(message, fds)?;
             }
         }
     }
@@ -364,4 +495,78 @@ async fn greet(socket: &AsyncFd<OwnedFd>, receiver: &mut Receiver, hello: &Hello
 fn check_peer(stream: &std::os::unix::net::UnixStream, pid: u32) -> io::Result<()> {
     let peer = getsockopt(stream, PeerCredentials)?.pid();
     if u32::try_from(peer) == Ok(pid) { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = "run_0123456789abcdefghij";
+
+    fn fds(count: usize) -> Vec<OwnedFd> {
+        (0..count).map(|_| std::fs::File::open("/dev/null").unwrap().into()).collect()
+    }
+
+    fn held(run: &str, ended: Option<wire::Ended>) -> FromGuest {
+        let held = wire::Held { run: run.to_owned(), pid: 7, ended, keeper: false, stdin: true, pty: false };
+        FromGuest { request: 1, fds: 3, body: Some(from_guest::Body::Held(held)) }
+    }
+
+    /// A state in which a takeover, the first request, waits for its answers.
+    fn waiting() -> (State, oneshot::Receiver<Answer>) {
+        let (answer, answered) = oneshot::channel();
+        let mut state = State::default();
+        state.answers.insert(1, Waiting { answer, held: Vec::new() });
+        (state, answered)
+    }
+
+    fn finish(mut state: State, mut answered: oneshot::Receiver<Answer>) -> Vec<HeldRun> {
+        let done = FromGuest { request: 1, fds: 0, body: Some(from_guest::Body::Done(wire::Done {})) };
+        state.deliver(done, Vec::new()).unwrap();
+        answered.try_recv().unwrap().held
+    }
+
+    #[test]
+    fn an_exit_told_between_the_answers_is_heard() {
+        let (mut state, answered) = waiting();
+        state.deliver(held(RUN, None), fds(3)).unwrap();
+        let ended = Some(wire::Ended { code: None, signal: 9 });
+        let exited = from_guest::Body::Exited(wire::Exited { run: RUN.to_owned(), ended });
+        state.deliver(FromGuest { request: 0, fds: 0, body: Some(exited) }, Vec::new()).unwrap();
+        let mut run = finish(state, answered).remove(0);
+        assert_eq!((run.status, run.exit.try_recv()), (None, Ok(ExitStatus::Signal(9))));
+        assert!(run.stdin.is_some());
+    }
+
+    #[test]
+    fn an_exit_of_before_comes_with_the_run_and_a_second_word_of_it_is_nothing() {
+        let (mut state, answered) = waiting();
+        let ended = Some(wire::Ended { code: Some(3), signal: 0 });
+        state.deliver(held(RUN, ended), fds(3)).unwrap();
+        let exited = from_guest::Body::Exited(wire::Exited { run: RUN.to_owned(), ended });
+        state.deliver(FromGuest { request: 0, fds: 0, body: Some(exited) }, Vec::new()).unwrap();
+        let mut run = finish(state, answered).remove(0);
+        assert_eq!((run.status, run.exit.try_recv()), (Some(ExitStatus::Code(3)), Ok(ExitStatus::Code(3))));
+    }
+
+    #[test]
+    fn a_run_of_this_connection_is_not_taken_over_and_one_that_was_given_up_is() {
+        let (mut state, answered) = waiting();
+        let (sender, mut exit) = oneshot::channel();
+        state.exits.insert(RUN.to_owned(), sender);
+        state.deliver(held(RUN, None), fds(3)).unwrap();
+        assert_eq!(exit.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        drop(exit);
+        state.deliver(held(RUN, None), fds(3)).unwrap();
+        assert_eq!(finish(state, answered).len(), 1);
+    }
+
+    #[test]
+    fn a_run_that_is_not_ours_is_passed_over_and_one_without_its_descriptors_ends_the_connection() {
+        let (mut state, answered) = waiting();
+        state.deliver(held("../../etc", None), fds(3)).unwrap();
+        let error = state.deliver(held(RUN, None), fds(2)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(finish(state, answered).is_empty());
+    }
 }

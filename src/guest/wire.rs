@@ -2,10 +2,12 @@
 //! beside them.
 //!
 //! A frame is a little-endian `u32` length and that many bytes of one message. Descriptors travel as `SCM_RIGHTS` with
-//! the first byte of the frame that they belong to (unix(7)); each message says how many it brings and in which order.
+//! the first byte of the frame that they belong to (unix(7)). A frame says how many it brings, so that they are told
+//! apart from those of the next one whatever becomes of it; each message says in which order.
 //! The daemon opens every connection and says [`Hello`] first, which fixes what the connection is for:
 //!
-//! - **control**, one at a time: [`ToGuest`] down, [`FromGuest`] up; starts runs, signals them, reports their exits;
+//! - **control**, one at a time: [`ToGuest`] down, [`FromGuest`] up; starts runs, signals them, reports their exits, and
+//!   hands them to the next daemon when one has died;
 //! - **files**, many: one [`FileRequest`] at a time is answered by one [`FileReply`], in order.
 //!
 //! The messages are additive only, so that a newer daemon can drive the guest that an older one left behind: fields are
@@ -26,8 +28,12 @@ pub const VERSION: u32 = 1;
 /// largest page of entries.
 pub const MAX_FRAME: usize = 8 << 20;
 
-/// Most descriptors with one frame: stdin, stdout, stderr and the run's cgroup, and room to grow.
+/// Most descriptors with one frame: both ends of stdin, stdout and stderr, the run's cgroup, and room to grow.
 pub const MAX_FDS: usize = 8;
+
+/// Most runs that have ended and were not released that the guest keeps. Beyond it those that ended first are forgotten:
+/// it guards against a daemon that never releases, and no daemon that died has left so many behind.
+pub const MAX_ENDED: usize = 4096;
 
 /// First message on every connection.
 #[derive(Clone, PartialEq, Message)]
@@ -66,8 +72,11 @@ pub struct ToGuest {
     /// Chosen by the daemon; the answer carries it.
     #[prost(uint64, tag = "1")]
     pub request: u64,
-    #[prost(oneof = "to_guest::Body", tags = "2, 3, 4")]
+    /// How many descriptors come with the frame.
+    #[prost(uint32, tag = "2")]
+    pub fds: u32,
     /// What is asked.
+    #[prost(oneof = "to_guest::Body", tags = "3, 4, 5, 6, 7, 8")]
     pub body: Option<to_guest::Body>,
 }
 
@@ -77,14 +86,23 @@ pub mod to_guest {
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Body {
         /// Answered by `Spawned` or `Refused`.
-        #[prost(message, tag = "2")]
+        #[prost(message, tag = "3")]
         Spawn(super::Spawn),
         /// Answered by `Done` or `Refused`.
-        #[prost(message, tag = "3")]
-        Signal(super::Signal),
-        /// Answered by `Swept` or `Refused`.
         #[prost(message, tag = "4")]
+        Signal(super::Signal),
+        /// Answered by `Swept`.
+        #[prost(message, tag = "5")]
         Sweep(super::Sweep),
+        /// Answered by `Done`.
+        #[prost(message, tag = "6")]
+        CloseInput(super::CloseInput),
+        /// Answered by `Done`.
+        #[prost(message, tag = "7")]
+        Release(super::Release),
+        /// Answered by one `Held` for each run, and then `Done`.
+        #[prost(message, tag = "8")]
+        Takeover(super::Takeover),
     }
 }
 
@@ -94,8 +112,11 @@ pub struct FromGuest {
     /// Of the request that this answers; 0 for an event.
     #[prost(uint64, tag = "1")]
     pub request: u64,
+    /// How many descriptors come with the frame.
+    #[prost(uint32, tag = "2")]
+    pub fds: u32,
     /// What is said.
-    #[prost(oneof = "from_guest::Body", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "from_guest::Body", tags = "3, 4, 5, 6, 7, 8")]
     pub body: Option<from_guest::Body>,
 }
 
@@ -105,28 +126,35 @@ pub mod from_guest {
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Body {
         /// The run has begun.
-        #[prost(message, tag = "2")]
+        #[prost(message, tag = "3")]
         Spawned(super::Spawned),
         /// The request failed.
-        #[prost(message, tag = "3")]
-        Refused(super::Refused),
-        /// The request is done and has nothing to say.
         #[prost(message, tag = "4")]
+        Refused(super::Refused),
+        /// The request is done and has nothing more to say.
+        #[prost(message, tag = "5")]
         Done(super::Done),
         /// A run's leader has ended.
-        #[prost(message, tag = "5")]
+        #[prost(message, tag = "6")]
         Exited(super::Exited),
         /// What a sweep found.
-        #[prost(message, tag = "6")]
+        #[prost(message, tag = "7")]
         Swept(super::Swept),
+        /// A run to take over. More answers follow.
+        #[prost(message, tag = "8")]
+        Held(super::Held),
     }
 }
 
-/// Starts a run. Brings, in this order: stdin, if `stdin`; stdout and stderr, unless `pty`; the run's cgroup directory,
-/// if `cgroup`.
+/// Starts a run. Brings, in this order:
+///
+/// 1. the run's ends: of stdin, if `stdin`; of stdout and stderr, unless `pty`;
+/// 2. the daemon's ends of the same pipes, in the same order. The guest keeps them until [`Release`] and hands them to a
+///    daemon that takes over, so that no pipe breaks when this one dies. Of a terminal it keeps the master;
+/// 3. the run's cgroup directory, if `cgroup`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Spawn {
-    /// Names the run in [`Signal`], [`Sweep`] and [`Exited`].
+    /// Names the run from now on. One that the guest still keeps is refused.
     #[prost(string, tag = "1")]
     pub run: String,
     /// The program and its arguments. Empty if `shell` is set.
@@ -189,6 +217,52 @@ pub struct Sweep {
     pub signal: i32,
 }
 
+/// The guest lets go of its duplicate of the daemon's end of stdin. The run sees the end of its input when the daemon has
+/// closed its own too. Of a run that is not there, or of a terminal, there is none, which is no error.
+#[derive(Clone, PartialEq, Message)]
+pub struct CloseInput {
+    /// The run.
+    #[prost(string, tag = "1")]
+    pub run: String,
+}
+
+/// The daemon has what there was of a run: its exit and all of its output. The guest forgets it and closes what it kept.
+/// A run that is not there is no error.
+#[derive(Clone, PartialEq, Message)]
+pub struct Release {
+    /// The run.
+    #[prost(string, tag = "1")]
+    pub run: String,
+}
+
+/// Asks for all runs that were not released: those of a daemon that died.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Takeover {}
+
+/// A run that was not released. Brings, in this order: the daemon's end of stdin, if `stdin`; its ends of stdout and
+/// stderr, or the terminal's master, if `pty`. What of the output the last daemon has not read is still in them.
+#[derive(Clone, PartialEq, Message)]
+pub struct Held {
+    /// The run.
+    #[prost(string, tag = "1")]
+    pub run: String,
+    /// What its leader's process id inside the sandbox is or was.
+    #[prost(int32, tag = "2")]
+    pub pid: i32,
+    /// How the leader ended, if it has; else [`Exited`] will tell. It may tell of one that has, too.
+    #[prost(message, optional, tag = "3")]
+    pub ended: Option<Ended>,
+    /// It was started without a cgroup.
+    #[prost(bool, tag = "4")]
+    pub keeper: bool,
+    /// Its stdin is open.
+    #[prost(bool, tag = "5")]
+    pub stdin: bool,
+    /// It has a terminal.
+    #[prost(bool, tag = "6")]
+    pub pty: bool,
+}
+
 /// A run has begun. Brings the terminal's master, if one was asked for.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Spawned {
@@ -238,17 +312,25 @@ pub enum Step {
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Done {}
 
-/// How a run's leader ended, as waitid(2) told it.
+/// A run's leader has ended.
 #[derive(Clone, PartialEq, Message)]
 pub struct Exited {
     /// The run.
     #[prost(string, tag = "1")]
     pub run: String,
+    /// How; always set.
+    #[prost(message, optional, tag = "2")]
+    pub ended: Option<Ended>,
+}
+
+/// How a leader ended, as waitid(2) told it.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Ended {
     /// Its exit code, if it exited.
-    #[prost(int32, optional, tag = "2")]
+    #[prost(int32, optional, tag = "1")]
     pub code: Option<i32>,
     /// The signal that ended it otherwise.
-    #[prost(int32, tag = "3")]
+    #[prost(int32, tag = "2")]
     pub signal: i32,
 }
 
@@ -644,6 +726,18 @@ impl Receiver {
     pub fn take_fd(&mut self) -> Option<OwnedFd> {
         self.fds.pop_front()
     }
+
+    /// The next descriptors that came, in order: those of the message that was taken last.
+    ///
+    /// # Errors
+    /// `InvalidData` if fewer came; the connection is of no use then.
+    pub fn take_fds(&mut self, count: u32) -> io::Result<Vec<OwnedFd>> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if count > self.fds.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message lacks descriptors"));
+        }
+        Ok(self.fds.drain(..count).collect())
+    }
 }
 
 /// One recvmsg(2); descriptors come close-on-exec.
@@ -665,4 +759,108 @@ fn receive(
         return Err(io::Error::new(io::ErrorKind::InvalidData, "descriptors were lost"));
     }
     Ok(message.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        let (read, write) = std::io::pipe().unwrap();
+        (read.into(), write.into())
+    }
+
+    fn send_message(socket: &UnixStream, message: &impl Message, fds: &[RawFd]) {
+        send_all(socket.as_fd(), &frame(message).unwrap(), fds).unwrap();
+    }
+
+    fn held(run: &str) -> Held {
+        let ended = Some(Ended { code: None, signal: 9 });
+        Held { run: run.to_owned(), pid: 7, ended, keeper: true, stdin: true, pty: false }
+    }
+
+    #[test]
+    fn a_message_reads_back_with_the_descriptors_that_it_brings() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (read, write) = pipe();
+        let message = FromGuest { request: 3, fds: 2, body: Some(from_guest::Body::Held(held("a"))) };
+        send_message(&ours, &message, &[read.as_raw_fd(), write.as_raw_fd()]);
+        let mut receiver = Receiver::default();
+        assert_eq!(receiver.wait::<FromGuest>(theirs.as_fd()).unwrap(), Some(message));
+        let mut fds = receiver.take_fds(2).unwrap().into_iter();
+        let (mut there, mut back) = (std::fs::File::from(read), std::fs::File::from(fds.nth(1).unwrap()));
+        back.write_all(b"x").unwrap();
+        let mut byte = [0];
+        io::Read::read_exact(&mut there, &mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+    }
+
+    #[test]
+    fn descriptors_of_a_message_of_a_newer_daemon_are_not_taken_for_those_of_the_next() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (read, write) = pipe();
+        // A body with a tag that this build does not know.
+        let mut newer = ToGuest { request: 1, fds: 1, body: None }.encode_to_vec();
+        newer.extend([0xfa, 0x3f, 0x00]);
+        let length = u32::try_from(newer.len()).unwrap().to_le_bytes();
+        send_all(ours.as_fd(), &[&length[..], &newer].concat(), &[read.as_raw_fd()]).unwrap();
+        let takeover = ToGuest { request: 2, fds: 1, body: Some(to_guest::Body::Takeover(Takeover {})) };
+        send_message(&ours, &takeover, &[write.as_raw_fd()]);
+        let mut receiver = Receiver::default();
+        let first: ToGuest = receiver.wait(theirs.as_fd()).unwrap().unwrap();
+        assert_eq!(first, ToGuest { request: 1, fds: 1, body: None });
+        drop(receiver.take_fds(first.fds).unwrap());
+        let second: ToGuest = receiver.wait(theirs.as_fd()).unwrap().unwrap();
+        assert_eq!(second, takeover);
+        let fd = receiver.take_fds(second.fds).unwrap().remove(0);
+        assert_eq!(nix::sys::stat::fstat(&fd).unwrap().st_ino, nix::sys::stat::fstat(&write).unwrap().st_ino);
+        assert!(nix::unistd::write(&fd, b"x").is_ok(), "it is the write end");
+    }
+
+    #[test]
+    fn a_message_that_lacks_descriptors_is_refused() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (read, _write) = pipe();
+        let message = FromGuest { request: 3, fds: u32::MAX, body: None };
+        send_message(&ours, &message, &[read.as_raw_fd()]);
+        let mut receiver = Receiver::default();
+        let message: FromGuest = receiver.wait(theirs.as_fd()).unwrap().unwrap();
+        assert_eq!(receiver.take_fds(message.fds).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn more_descriptors_than_messages_bring_end_the_connection() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (read, _write) = pipe();
+        let fds = [read.as_raw_fd(); MAX_FDS];
+        let mut receiver = Receiver::default();
+        for _ in 0..2 {
+            send(ours.as_fd(), b"x", &fds).unwrap();
+            receiver.read(theirs.as_fd()).unwrap();
+        }
+        send(ours.as_fd(), b"x", &fds).unwrap();
+        assert_eq!(receiver.read(theirs.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn requests_and_answers_read_back() {
+        let run = "run".to_owned();
+        let requests = [
+            to_guest::Body::CloseInput(CloseInput { run: run.clone() }),
+            to_guest::Body::Release(Release { run: run.clone() }),
+            to_guest::Body::Takeover(Takeover {}),
+        ];
+        for body in requests {
+            let message = ToGuest { request: 9, fds: 0, body: Some(body) };
+            assert_eq!(ToGuest::decode(message.encode_to_vec().as_slice()).unwrap(), message);
+        }
+        for ended in [None, Some(Ended { code: Some(0), signal: 0 }), Some(Ended { code: None, signal: 15 })] {
+            let message = Held { ended, ..held("run") };
+            assert_eq!(Held::decode(message.encode_to_vec().as_slice()).unwrap(), message);
+        }
+    }
 }

@@ -10,9 +10,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::guest::client::Guest;
 use crate::guest::readiness;
 use crate::guest::terminal;
 use crate::guest::wire::PtySize;
+use crate::ids::RunId;
 
 /// Messages that may wait; a caller waits for its own to be written, so that more only serve several callers.
 const QUEUE: usize = 4;
@@ -66,19 +68,21 @@ pub enum Sink {
     Terminal(OwnedFd),
 }
 
-/// The task: writes until the end of input, until nobody reads any more, or until it is dropped with the run.
+/// The task: writes until the end of input, until nobody can send any more, or until it is dropped with the run.
 pub struct Writer {
     fd: AsyncFd<OwnedFd>,
     is_terminal: bool,
     messages: mpsc::Receiver<Message>,
+    guest: Guest,
+    run: RunId,
 }
 
 impl Writer {
-    /// A writer and its handle.
+    /// A writer for a run of this guest, and its handle.
     ///
     /// # Errors
     /// Those of fcntl(2) and epoll_ctl(2).
-    pub fn new(sink: Sink) -> io::Result<(Self, Sender)> {
+    pub fn new(sink: Sink, guest: Guest, run: RunId) -> io::Result<(Self, Sender)> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         let (fd, is_terminal) = match sink {
             Sink::Pipe(fd) => (fd, false),
@@ -87,20 +91,34 @@ impl Writer {
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let fd = readiness::watch(fd, Interest::WRITABLE)?;
         let (sender, messages) = mpsc::channel(QUEUE);
-        Ok((Self { fd, is_terminal, messages }, Sender { messages: sender }))
+        Ok((Self { fd, is_terminal, messages, guest, run }, Sender { messages: sender }))
     }
 
     /// Writes.
     pub async fn serve(mut self) {
         while let Some((input, reply)) = self.messages.recv().await {
-            let is_end = matches!(input, Input::Eof) && !self.is_terminal;
-            let result = if is_end { Ok(()) } else { self.take(input).await };
-            // A caller that has left does not need to know.
-            let _ = reply.send(result);
-            if is_end {
+            if matches!(input, Input::Eof) && !self.is_terminal {
+                let result = self.close().await;
+                // A caller that has left does not need to know.
+                let _ = reply.send(result);
                 return;
             }
+            let _ = reply.send(self.take(input).await);
         }
+        // Nobody is there to be told.
+        let _ = self.close().await;
+    }
+
+    /// Ends the input: closes our end of the pipe, and has the guest close the one that it keeps.
+    async fn close(self) -> Result<(), Refusal> {
+        drop(self.fd);
+        if self.is_terminal {
+            return Ok(());
+        }
+        self.guest.close_input(&self.run).await.map_err(|error| {
+            tracing::debug!(run.id = %self.run, %error, "the end of input could not be told");
+            Refusal::Closed
+        })
     }
 
     async fn take(&self, input: Input) -> Result<(), Refusal> {

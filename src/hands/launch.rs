@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
@@ -47,16 +48,33 @@ type Spawned = (SpawnedRun, Sources, Option<(Writer, Sender)>);
 
 async fn spawn(shared: &Shared, id: &RunId, command: &Command, reach: &Reach) -> Result<Spawned, RunError> {
     let mut request = request(shared, id, command);
-    let (ours, mut theirs) = Pipes::of(&command.stdio).map_err(host("make the run's pipes"))?;
+    let (ours, mut fds) = Pipes::of(&command.stdio).map_err(host("make the run's pipes"))?;
     if let Reach::Cgroup(cgroup) = reach {
         request.cgroup = true;
-        theirs.push(cgroup.open().map_err(host("open the run's cgroup"))?);
+        fds.push(cgroup.open().map_err(host("open the run's cgroup"))?);
     }
-    let mut spawned = shared.guest.spawn(request, theirs).await.map_err(|error| explain(shared, command, error))?;
-    let terminal = spawned.terminal.take();
+    let mut spawned = shared.guest.spawn(request, fds).await.map_err(|error| explain(shared, command, error))?;
+    match attach(shared, id, ours, spawned.terminal.take()) {
+        Ok((sources, stdin)) => Ok((spawned, sources, stdin)),
+        Err(error) => {
+            reach.end(Duration::ZERO).await;
+            if let Err(error) = shared.guest.release(id).await {
+                tracing::debug!(run.id = %id, %error, "a run that could not be attached was not released");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn attach(
+    shared: &Shared,
+    id: &RunId,
+    ours: Pipes,
+    terminal: Option<OwnedFd>,
+) -> Result<(Sources, Option<(Writer, Sender)>), RunError> {
     let (sources, sink) = ours.attach(terminal).map_err(host("attach the run's output"))?;
-    let stdin = sink.map(Writer::new).transpose().map_err(host("attach the run's input"))?;
-    Ok((spawned, sources, stdin))
+    let stdin = sink.map(|sink| Writer::new(sink, shared.guest.clone(), id.clone())).transpose();
+    Ok((sources, stdin.map_err(host("attach the run's input"))?))
 }
 
 fn request(shared: &Shared, id: &RunId, command: &Command) -> Spawn {
@@ -87,21 +105,24 @@ struct Pipes {
 }
 
 impl Pipes {
-    /// Our ends, and theirs in the order of [`Spawn`].
+    /// Our ends; and for the guest, in the order of [`Spawn`], the run's ends and duplicates of ours.
     fn of(stdio: &Stdio) -> io::Result<(Self, Vec<OwnedFd>)> {
         if let Stdio::Terminal { .. } = stdio {
             return Ok((Self { output: None, stdin: None }, Vec::new()));
         }
-        let mut theirs = Vec::with_capacity(4);
+        let (mut theirs, mut duplicates) = (Vec::with_capacity(7), Vec::with_capacity(3));
         let mut ours = None;
         if let Stdio::Pipes = stdio {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
             theirs.push(read);
+            duplicates.push(write.try_clone()?);
             ours = Some(write);
         }
         let (stdout, stdout_write) = pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, stderr_write) = pipe2(OFlag::O_CLOEXEC)?;
         theirs.extend([stdout_write, stderr_write]);
+        duplicates.extend([stdout.try_clone()?, stderr.try_clone()?]);
+        theirs.append(&mut duplicates);
         Ok((Self { output: Some((stdout, stderr)), stdin: ours }, theirs))
     }
 

@@ -191,12 +191,20 @@ impl Task {
         End { status, cause: Some(cause), killed, at: Instant::now() }
     }
 
-    /// Looks after what the run left: its children's output is dropped, and its cgroup is removed when they have ended.
+    /// Looks after what the run left: its children's output is dropped, and its cgroup is removed when they have ended. The
+    /// guest keeps the pipes until nobody writes to them, so that its children outlive the daemon too.
     fn leave(&self, reach: Reach, sources: Sources) {
         let closing = self.shared.closing.clone();
+        let (guest, run) = (self.shared.guest.clone(), self.run.id().clone());
         self.shared.tasks.spawn(async move {
             let rest = async {
-                tokio::join!(sources.discard(), reach.wait_empty());
+                let drained = async {
+                    sources.discard().await;
+                    if let Err(error) = guest.release(&run).await {
+                        tracing::debug!(run.id = %run, %error, "the run was not released");
+                    }
+                };
+                tokio::join!(drained, reach.wait_empty());
             };
             // The sandbox's own removal takes the cgroup with it.
             if closing.run_until_cancelled(rest).await.is_some()

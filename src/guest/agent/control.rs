@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 
 use crate::guest::wire::{self, Done, FromGuest, Receiver, Refused, Step, ToGuest, from_guest, to_guest};
 
-/// Frames that may wait for the daemon to read. Beyond it the daemon is taken for dead and the connection is dropped; it
-/// will ask again when it connects anew.
-const MAX_WAITING: usize = 4096;
+/// Frames that may wait for the daemon to read: more than the answers to a takeover of as many runs as a sandbox may have.
+/// Beyond it the daemon is taken for dead and the connection is dropped; it will ask again when it connects anew.
+const MAX_WAITING: usize = 1 << 16;
 
 /// A connection to the daemon.
 pub struct Control {
@@ -21,10 +22,21 @@ pub struct Control {
     over: bool,
 }
 
+/// What the daemon asks.
+pub struct Request {
+    /// Its number, for the answer.
+    pub number: u64,
+    /// `None` is something that this build does not know.
+    pub body: Option<to_guest::Body>,
+    /// The descriptors that came with it.
+    pub fds: Vec<OwnedFd>,
+}
+
 struct Outgoing {
     frame: Vec<u8>,
     sent: usize,
-    fd: Option<OwnedFd>,
+    /// Until the first byte is sent.
+    fds: Vec<Rc<OwnedFd>>,
 }
 
 impl Control {
@@ -44,44 +56,46 @@ impl Control {
         if self.waiting.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
     }
 
-    /// The daemon is gone or does not keep to the wire.
+    /// The daemon does not take our answers or does not keep to the wire.
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Takes in what has come, once. The kernel never gives the descriptors of two messages in one read, so that those of
-    /// one request at most wait here if all whole requests are taken before the next read.
+    /// Takes in some of what has come. What is whole of it is to be taken before more is read, so that no more
+    /// descriptors wait than one message brings.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is nothing; `UnexpectedEof` if there will be nothing any more; those of the wire.
     pub fn read(&mut self) -> io::Result<()> {
         match self.receiver.read(self.socket.as_fd()) {
-            Ok(0) => self.over = true,
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(error) => return Err(error),
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     /// The next whole request.
-    pub fn next(&mut self) -> Option<(u64, Option<to_guest::Body>)> {
-        match self.receiver.next_message::<ToGuest>() {
-            Ok(message) => message.map(|message| (message.request, message.body)),
-            Err(_) => {
-                self.over = true;
-                None
-            }
+    pub fn next(&mut self) -> Option<Request> {
+        if self.over {
+            return None;
         }
+        let request = self.try_next();
+        self.over = request.is_err();
+        request.unwrap_or(None)
     }
 
-    /// The next descriptor that came with the requests, in order.
-    pub fn take_fd(&mut self) -> Option<OwnedFd> {
-        self.receiver.take_fd()
+    fn try_next(&mut self) -> io::Result<Option<Request>> {
+        let Some(ToGuest { request: number, fds, body }) = self.receiver.next_message()? else { return Ok(None) };
+        Ok(Some(Request { number, body, fds: self.receiver.take_fds(fds)? }))
     }
 
-    /// Answers a request.
-    pub fn answer(&mut self, request: u64, body: from_guest::Body, fd: Option<OwnedFd>) {
-        let message = FromGuest { request, body: Some(body) };
+    /// Answers a request, or tells of an event if its number is 0. The descriptors stay ours, too.
+    pub fn answer(&mut self, request: u64, body: from_guest::Body, fds: Vec<Rc<OwnedFd>>) {
+        let count = u32::try_from(fds.len()).expect("an answer brings a few descriptors");
+        let message = FromGuest { request, fds: count, body: Some(body) };
         let frame = wire::frame(&message).expect("answers are short");
-        self.waiting.push_back(Outgoing { frame, sent: 0, fd });
+        self.waiting.push_back(Outgoing { frame, sent: 0, fds });
         if self.flush().is_err() || self.waiting.len() > MAX_WAITING {
             self.over = true;
         }
@@ -89,22 +103,22 @@ impl Control {
 
     /// Answers a request with an error.
     pub fn refuse(&mut self, request: u64, step: Step, errno: i32) {
-        self.answer(request, from_guest::Body::Refused(Refused { step: step.into(), errno }), None);
+        self.answer(request, from_guest::Body::Refused(Refused { step: step.into(), errno }), Vec::new());
     }
 
     /// Answers a request that is done.
     pub fn done(&mut self, request: u64) {
-        self.answer(request, from_guest::Body::Done(Done {}), None);
+        self.answer(request, from_guest::Body::Done(Done {}), Vec::new());
     }
 
     /// Sends what waits, as far as the socket takes it.
     pub fn flush(&mut self) -> io::Result<()> {
         while let Some(outgoing) = self.waiting.front_mut() {
-            let fds: Vec<_> = outgoing.fd.iter().map(AsRawFd::as_raw_fd).collect();
+            let fds: Vec<_> = outgoing.fds.iter().map(AsRawFd::as_raw_fd).collect();
             match wire::send(self.socket.as_fd(), &outgoing.frame[outgoing.sent..], &fds) {
                 Ok(count) => {
                     outgoing.sent += count;
-                    outgoing.fd = None;
+                    outgoing.fds.clear();
                     if outgoing.sent == outgoing.frame.len() {
                         self.waiting.pop_front();
                     }
@@ -115,30 +129,5 @@ impl Control {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-    use crate::guest::wire::MAX_FDS;
-
-    #[test]
-    fn a_burst_of_requests_with_descriptors_is_taken_one_by_one() {
-        let (daemon, guest) = UnixStream::pair().unwrap();
-        let mut control = Control::new(guest.into(), Receiver::default()).unwrap();
-        let fds = [daemon.as_raw_fd(); MAX_FDS];
-        for request in 1..=20 {
-            let frame = wire::frame(&ToGuest { request, body: None }).unwrap();
-            wire::send_all(daemon.as_fd(), &frame, &fds).unwrap();
-        }
-        for expected in 1..=20 {
-            control.read().unwrap();
-            assert_eq!(control.next(), Some((expected, None)));
-            assert_eq!(std::iter::from_fn(|| control.take_fd()).count(), MAX_FDS);
-        }
-        assert_eq!(control.next(), None);
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -137,6 +137,7 @@ fn keep(
             exit();
         }
     };
+    close_all_but(sink);
     report(sink, Report::Started(leader));
     loop {
         // SAFETY: all-zero is a valid siginfo_t, and waitid(2) writes to it only.
@@ -157,6 +158,20 @@ fn keep(
         }
     }
 }
+
+/// A keeper executes no program, so what was open in the guest at the fork stays open in it: ends of this run's pipes and
+/// of others, which would never see their end, and the daemon's connection.
+fn close_all_but(sink: BorrowedFd<'_>) {
+    let sink = sink.as_raw_fd().cast_unsigned();
+    // SAFETY: plain system calls on values; nothing in this process uses what they close.
+    unsafe {
+        libc::close_range(STDERR + 1, sink - 1, 0);
+        libc::close_range(sink + 1, libc::c_uint::MAX, 0);
+    }
+}
+
+/// Standard error, the last descriptor that a keeper shares with the guest.
+const STDERR: libc::c_uint = 2;
 
 fn report(sink: BorrowedFd<'_>, report: Report) {
     // A guest that is gone has ended the sandbox, and us with it.

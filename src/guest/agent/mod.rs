@@ -7,7 +7,8 @@
 //! | file | owns |
 //! |---|---|
 //! | `control` | the connection to the daemon: frames in, frames out |
-//! | `runs` | which runs there are; starting, signalling, reaping them |
+//! | `runs` | which runs there are; starting, signalling, reaping them, handing them to the next daemon |
+//! | `ends` | the pipes and terminals of runs |
 //! | `spawn` | one process, from fork to exec |
 //! | `keeper` | a subreaper above a run that has no cgroup |
 //! | `users` | /etc/passwd and /etc/group |
@@ -16,6 +17,9 @@
 //! Nobody in the sandbox can get at it: it is not dumpable, so that it cannot be traced and its descriptors cannot be
 //! opened; the kernel drops signals to PID 1 that it has no handler for (pid_namespaces(7)); and it talks only to
 //! processes from outside its PID namespace.
+//!
+//! The daemon may die at any moment, and its runs go on: the guest keeps the other ends of their pipes and how they ended
+//! until a daemon releases them. A new control connection takes the place of the old one.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,6 +40,7 @@ use control::Control;
 use runs::Runs;
 
 mod control;
+mod ends;
 pub mod files;
 mod keeper;
 mod runs;
@@ -123,11 +128,14 @@ impl Agent {
     /// Serves what the daemon asks; forgets the connection when it is over. The runs go on.
     fn hear(&mut self) {
         let Some(mut control) = self.control.take() else { return };
-        let result = control.flush().and_then(|()| control.read());
-        while let Some((request, body)) = control.next() {
-            self.runs.serve(&mut control, request, body);
+        let mut result = control.flush();
+        while result.is_ok() {
+            result = control.read();
+            while let Some(request) = control.next() {
+                self.runs.serve(&mut control, request);
+            }
         }
-        if result.is_ok() && !control.is_over() {
+        if result.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) && !control.is_over() {
             self.control = Some(control);
         }
     }

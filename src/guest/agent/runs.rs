@@ -1,148 +1,207 @@
-//! Which runs there are; starting, signalling and reaping them.
+//! Which runs there are; starting, signalling and reaping them, and handing them to the next daemon.
+//!
+//! ```text
+//! spawn ─► alive ─► ended ─► release
+//! ```
+//!
+//! A run is kept until it is released, also when its leader has ended: the daemon may have died before it heard of that.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::control::Control;
+use super::control::{Control, Request};
+use super::ends::{Ends, Kept};
 use super::keeper::{Keeper, Report};
-use super::spawn::{Failure, Launcher, Plan, Stdio};
+use super::spawn::{Failure, Launcher, Plan};
 use super::users;
-use crate::guest::terminal::open_terminal;
-use crate::guest::wire::{Exited, Spawn, Spawned, Step, Swept, from_guest, to_guest};
+use crate::guest::wire::{Ended, Exited, Held, MAX_ENDED, Spawn, Spawned, Step, Swept, from_guest, to_guest};
 
 /// The runs of the sandbox.
 pub struct Runs {
     launcher: Launcher,
     null: File,
     runs: HashMap<String, Run>,
+    /// How many have ended so far.
+    ended: u64,
 }
 
-/// A run whose leader is alive, or whose keeper is.
+/// A run that was not released.
 struct Run {
+    /// Of the leader.
+    pid: i32,
     leader: Leader,
+    kept: Kept,
+    /// It was started without a cgroup.
+    has_keeper: bool,
+    /// While something may be below it.
     keeper: Option<Keeper>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leader {
-    Alive(i32),
-    Ended,
+    Alive,
+    /// How, and which of those that ended it was.
+    Ended(Ended, u64),
 }
 
 impl Runs {
     /// No runs.
     pub fn new() -> io::Result<Self> {
         let null = File::options().read(true).write(true).open("/dev/null")?;
-        Ok(Self { launcher: Launcher::new(), null, runs: HashMap::new() })
+        Ok(Self { launcher: Launcher::new(), null, runs: HashMap::new(), ended: 0 })
     }
 
     /// Serves one request.
-    pub fn serve(&mut self, control: &mut Control, request: u64, body: Option<to_guest::Body>) {
-        match body {
-            Some(to_guest::Body::Spawn(spawn)) => self.spawn(control, request, spawn),
-            Some(to_guest::Body::Signal(signal)) => match self.signal(&signal.run, signal.signal) {
-                Ok(()) => control.done(request),
-                Err(errno) => control.refuse(request, Step::Gone, errno as i32),
+    pub fn serve(&mut self, control: &mut Control, request: Request) {
+        let number = request.number;
+        match request.body {
+            Some(to_guest::Body::Spawn(spawn)) => match self.spawn(spawn, request.fds) {
+                Ok(run) => {
+                    let spawned = from_guest::Body::Spawned(Spawned { pid: run.pid });
+                    control.answer(number, spawned, run.kept.terminal().into_iter().collect());
+                }
+                Err(failure) => control.refuse(number, failure.step, failure.errno as i32),
             },
-            Some(to_guest::Body::Sweep(sweep)) => self.sweep(control, request, &sweep.run, sweep.signal),
-            None => control.refuse(request, Step::Request, 0),
-        }
-    }
-
-    fn spawn(&mut self, control: &mut Control, request: u64, spawn: Spawn) {
-        match self.start(control, &spawn) {
-            Ok((run, pid, master)) => {
-                self.runs.insert(spawn.run, run);
-                control.answer(request, from_guest::Body::Spawned(Spawned { pid }), master);
+            Some(to_guest::Body::Signal(signal)) => match self.signal(&signal.run, signal.signal) {
+                Ok(()) => control.done(number),
+                Err(errno) => control.refuse(number, Step::Gone, errno as i32),
+            },
+            Some(to_guest::Body::Sweep(sweep)) => {
+                let swept = self.sweep(&sweep.run, sweep.signal);
+                control.answer(number, from_guest::Body::Swept(swept), Vec::new());
             }
-            Err(failure) => control.refuse(request, failure.step, failure.errno as i32),
+            Some(to_guest::Body::CloseInput(close)) => {
+                if let Some(run) = self.runs.get_mut(&close.run) {
+                    run.kept.close_stdin();
+                }
+                control.done(number);
+            }
+            Some(to_guest::Body::Release(release)) => {
+                self.runs.remove(&release.run);
+                control.done(number);
+            }
+            Some(to_guest::Body::Takeover(_)) => {
+                for (name, run) in &self.runs {
+                    control.answer(number, from_guest::Body::Held(run.held(name)), run.kept.fds());
+                }
+                control.done(number);
+            }
+            None => control.refuse(number, Step::Request, 0),
         }
     }
 
-    fn start(&mut self, control: &mut Control, spawn: &Spawn) -> Result<(Run, i32, Option<OwnedFd>), Failure> {
+    fn spawn(&mut self, spawn: Spawn, fds: Vec<OwnedFd>) -> Result<&Run, Failure> {
+        if self.runs.contains_key(&spawn.run) {
+            return Err(Failure { step: Step::Request, errno: Errno::EEXIST });
+        }
         let user = users::lookup(&spawn.user).map_err(|_| Failure { step: Step::User, errno: Errno::ENOENT })?;
-        let (stdio, master) = self.stdio(control, spawn, user.uid)?;
-        let cgroup = if spawn.cgroup { Some(take_fd(control)?) } else { None };
+        let Ends { stdio, kept, cgroup } = Ends::take(&spawn, fds, user.uid, &self.null)?;
         let plan = match &spawn.shell {
             Some(line) => Plan::shell(line, &spawn.env, &spawn.cwd, user, stdio)?,
             None => Plan::program(&spawn.argv, &spawn.env, &spawn.cwd, user, stdio)?,
         };
         let (pid, keeper) = if let Some(cgroup) = cgroup {
-            (plan.launch(&mut self.launcher, Some(std::os::fd::AsFd::as_fd(&cgroup)))?, None)
+            (plan.launch(&mut self.launcher, Some(cgroup.as_fd()))?, None)
         } else {
             let (keeper, pid) = Keeper::start(&plan, &mut self.launcher)?;
             (pid, Some(keeper))
         };
-        Ok((Run { leader: Leader::Alive(pid), keeper }, pid, master))
-    }
-
-    fn stdio(&self, control: &mut Control, spawn: &Spawn, uid: u32) -> Result<(Stdio, Option<OwnedFd>), Failure> {
-        if let Some(size) = spawn.pty {
-            let terminal = open_terminal(size, uid).map_err(Failure::of(Step::Pty))?;
-            return Ok((Stdio::Terminal(terminal.slave), Some(terminal.master)));
-        }
-        let stdin = if spawn.stdin { take_fd(control)? } else { self.null()? };
-        let stdout = take_fd(control)?;
-        let stderr = take_fd(control)?;
-        Ok((Stdio::Pipes(stdin, stdout, stderr), None))
-    }
-
-    fn null(&self) -> Result<OwnedFd, Failure> {
-        let copy = self.null.try_clone();
-        copy.map(OwnedFd::from).map_err(|_| Failure { step: Step::Fork, errno: Errno::EMFILE })
+        let run = Run { pid, leader: Leader::Alive, kept, has_keeper: keeper.is_some(), keeper };
+        Ok(self.runs.entry(spawn.run).or_insert(run))
     }
 
     /// A leader that has not been reaped keeps its process id, so the signal cannot hit another process.
     fn signal(&self, run: &str, number: i32) -> Result<(), Errno> {
-        match self.runs.get(run).map(|run| run.leader) {
+        match self.runs.get(run) {
             // The leader leads a session, and so a group, of its own.
-            Some(Leader::Alive(pid)) => send_signal(-pid, number),
-            Some(Leader::Ended) | None => Err(Errno::ESRCH),
+            Some(Run { pid, leader: Leader::Alive, .. }) => send_signal(-pid, number),
+            Some(_) | None => Err(Errno::ESRCH),
         }
     }
 
-    fn sweep(&self, control: &mut Control, request: u64, run: &str, number: i32) {
+    fn sweep(&self, run: &str, number: i32) -> Swept {
         // A keeper ends when nothing is left below it.
         let keeper = self.runs.get(run).and_then(|run| run.keeper.as_ref());
-        let processes = keeper.map(|keeper| keeper.sweep(number)).unwrap_or_default();
-        control.answer(request, from_guest::Body::Swept(Swept { processes }), None);
+        Swept { processes: keeper.map(|keeper| keeper.sweep(number)).unwrap_or_default() }
     }
 
     /// Takes every process that has ended off the process table, orphans too, and reports the leaders.
     pub fn reap(&mut self, control: &mut Option<Control>) {
         while let Some((pid, code, status)) = wait_any() {
-            let run = self.runs.iter().find(|(_, run)| run.keeper.is_none() && run.leader == Leader::Alive(pid));
+            let is_leader = |run: &Run| run.keeper.is_none() && run.leader == Leader::Alive && run.pid == pid;
+            let run = self.runs.iter().find(|(_, run)| is_leader(run));
             if let Some(name) = run.map(|(name, _)| name.clone()) {
-                self.runs.remove(&name);
-                report_exit(control, name, code, status);
+                self.end(control, name, ended(code, status));
             }
         }
     }
 
-    /// What the keepers have to say; they are forgotten when they are gone.
+    /// What the keepers have to say.
     pub fn hear_keepers(&mut self, control: &mut Option<Control>) {
+        let mut exits = Vec::new();
         for (name, run) in &mut self.runs {
-            let Some(keeper) = &run.keeper else { continue };
-            while is_readable(keeper.reports()) {
-                if let Some(Report::Exited(code, status)) = keeper.wait_report() {
-                    run.leader = Leader::Ended;
-                    report_exit(control, name.clone(), code, status);
-                } else {
-                    run.keeper = None;
-                    break;
+            while let Some(keeper) = run.keeper.as_ref().filter(|keeper| is_readable(keeper.reports())) {
+                match keeper.wait_report() {
+                    Some(Report::Exited(code, status)) => exits.push((name.clone(), ended(code, status))),
+                    // It is gone, or says nothing of use.
+                    _ => run.keeper = None,
                 }
             }
         }
-        self.runs.retain(|_, run| run.keeper.is_some() || run.leader != Leader::Ended);
+        for (name, ended) in exits {
+            self.end(control, name, ended);
+        }
+    }
+
+    /// Keeps how a leader ended, and tells the daemon, if there is one. One that takes over hears of it then.
+    fn end(&mut self, control: &mut Option<Control>, name: String, ended: Ended) {
+        let Some(run) = self.runs.get_mut(&name) else { return };
+        self.ended += 1;
+        run.leader = Leader::Ended(ended, self.ended);
+        // Nobody writes to it any more; a child that still reads sees the end.
+        run.kept.close_stdin();
+        self.forget_surplus();
+        if let Some(control) = control {
+            control.answer(0, from_guest::Body::Exited(Exited { run: name, ended: Some(ended) }), Vec::new());
+        }
+    }
+
+    /// Forgets the run that ended first, if there are more than [`MAX_ENDED`].
+    fn forget_surplus(&mut self) {
+        let ended = self.runs.iter().filter_map(|(name, run)| match run.leader {
+            Leader::Ended(_, order) => Some((order, name)),
+            Leader::Alive => None,
+        });
+        if ended.clone().count() > MAX_ENDED
+            && let Some(name) = ended.min().map(|(_, name)| name.clone())
+        {
+            self.runs.remove(&name);
+        }
     }
 
     /// For poll.
     pub fn keepers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.runs.values().filter_map(|run| Some(run.keeper.as_ref()?.reports()))
+    }
+}
+
+impl Run {
+    fn held(&self, name: &str) -> Held {
+        Held {
+            run: name.to_owned(),
+            pid: self.pid,
+            ended: match self.leader {
+                Leader::Alive => None,
+                Leader::Ended(ended, _) => Some(ended),
+            },
+            keeper: self.has_keeper,
+            stdin: self.kept.has_stdin(),
+            pty: self.kept.terminal().is_some(),
+        }
     }
 }
 
@@ -152,18 +211,12 @@ pub fn send_signal(pid: i32, number: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(pid, number) }).map(drop)
 }
 
-fn report_exit(control: &mut Option<Control>, run: String, code: i32, status: i32) {
-    let exited = match code {
-        libc::CLD_EXITED => Exited { run, code: Some(status), signal: 0 },
-        _ => Exited { run, code: None, signal: status },
-    };
-    if let Some(control) = control {
-        control.answer(0, from_guest::Body::Exited(exited), None);
+/// `si_code` and `si_status` of waitid(2).
+fn ended(code: i32, status: i32) -> Ended {
+    match code {
+        libc::CLD_EXITED => Ended { code: Some(status), signal: 0 },
+        _ => Ended { code: None, signal: status },
     }
-}
-
-fn take_fd(control: &mut Control) -> Result<OwnedFd, Failure> {
-    control.take_fd().ok_or(Failure { step: Step::Request, errno: Errno::EBADF })
 }
 
 /// A child that has ended: its id, `si_code` and `si_status`.
@@ -181,4 +234,43 @@ fn wait_any() -> Option<(i32, i32, i32)> {
 fn is_readable(fd: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> Run {
+        let null = || std::rc::Rc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
+        let kept = Kept::Pipes { stdin: Some(null()), stdout: null(), stderr: null() };
+        Run { pid: 7, leader: Leader::Alive, kept, has_keeper: true, keeper: None }
+    }
+
+    #[test]
+    fn a_run_that_ended_is_kept_with_its_status_and_takes_no_input() {
+        let mut runs = Runs::new().unwrap();
+        runs.runs.insert("a".to_owned(), run());
+        let alive = Held { run: "a".to_owned(), pid: 7, ended: None, keeper: true, stdin: true, pty: false };
+        assert_eq!(runs.runs["a"].held("a"), alive);
+        let ended = ended(libc::CLD_KILLED, libc::SIGKILL);
+        runs.end(&mut None, "a".to_owned(), ended);
+        assert_eq!(runs.runs["a"].held("a"), Held { ended: Some(ended), stdin: false, ..alive });
+        assert_eq!(runs.signal("a", libc::SIGTERM), Err(Errno::ESRCH));
+    }
+
+    #[test]
+    fn of_too_many_that_ended_the_first_is_forgotten_and_none_that_is_alive() {
+        let mut runs = Runs::new().unwrap();
+        runs.runs.insert("alive".to_owned(), run());
+        for number in (0..=MAX_ENDED).rev() {
+            // All share two descriptors, lest the test needs thousands.
+            let null = std::rc::Rc::clone(&runs.runs["alive"].kept.fds()[0]);
+            let kept = Kept::Terminal(null);
+            runs.runs.insert(number.to_string(), Run { kept, ..run() });
+            runs.end(&mut None, number.to_string(), ended(libc::CLD_EXITED, 0));
+        }
+        assert_eq!(runs.runs.len(), MAX_ENDED + 1);
+        assert!(runs.runs.contains_key("alive") && runs.runs.contains_key("0"));
+        assert!(!runs.runs.contains_key(&MAX_ENDED.to_string()));
+    }
 }

@@ -12,6 +12,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{AccessFlags, faccessat};
 
@@ -114,7 +115,8 @@ impl Plan {
         launcher: &mut Launcher,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<libc::pid_t, Failure> {
-        let mut child = Child { plan: self, argv: argv.as_ptr(), env: env.as_ptr(), failure: None };
+        let open_files = launcher.open_files;
+        let mut child = Child { plan: self, argv: argv.as_ptr(), env: env.as_ptr(), open_files, failure: None };
         let pid = launcher.clone_child(&mut child, cgroup).map_err(Failure::of(Step::Fork))?;
         // SAFETY: the child, which had a pointer to it, has executed its program or exited. It wrote behind the
         // compiler's back, so this read must not be optimised away.
@@ -199,6 +201,8 @@ fn can_execute(path: &CStr) -> bool {
 /// Makes children; owns the stack that they use until they execute their program.
 pub struct Launcher {
     stack: Box<[u8; CHILD_STACK]>,
+    /// How many files a child may have open: as many as we could, before we allowed ourselves more.
+    open_files: Option<libc::rlimit>,
 }
 
 /// The child calls nothing but thin wrappers of system calls.
@@ -209,13 +213,15 @@ struct Child<'a> {
     plan: &'a Plan,
     argv: *const *const libc::c_char,
     env: *const *const libc::c_char,
+    open_files: Option<libc::rlimit>,
     failure: Option<Failure>,
 }
 
 impl Launcher {
-    /// A launcher.
+    /// A launcher. Allows this process to have as many files open as it may allow itself, because it keeps up to three
+    /// for each run; the children get the limit that it had.
     pub fn new() -> Self {
-        Self { stack: Box::new([0; CHILD_STACK]) }
+        Self { stack: Box::new([0; CHILD_STACK]), open_files: raise_open_files().ok() }
     }
 
     fn clone_child(&mut self, child: &mut Child<'_>, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<libc::pid_t> {
@@ -241,6 +247,13 @@ impl Launcher {
         nix::sys::signal::pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
         Errno::result(result)
     }
+}
+
+/// Raises the soft limit of open files to the hard one; answers what it was.
+fn raise_open_files() -> nix::Result<libc::rlimit> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(libc::rlimit { rlim_cur: soft, rlim_max: hard })
 }
 
 /// From linux/sched.h.
@@ -329,6 +342,9 @@ unsafe fn become_program(child: &Child<'_>) -> Failure {
     // SAFETY: plain system calls on values that `plan` keeps alive.
     unsafe {
         reset_signals();
+        if let Some(limit) = &child.open_files {
+            libc::setrlimit(libc::RLIMIT_NOFILE, limit);
+        }
         libc::setsid();
         if let Err(errno) = attach_stdio(&plan.stdio) {
             return Failure { step: Step::Pty, errno };
