@@ -11,9 +11,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 
 use super::users::{User, may_set_groups};
@@ -129,12 +130,16 @@ impl Plan {
         }
     }
 
-    /// ENOENT from execve(2) also means that the file is there and its interpreter is not.
+    /// ENOENT from execve(2) also means that the file is there and its interpreter is not. Allocates nothing.
     fn explain(&self, failure: Failure) -> Failure {
-        let is_there = |path: &CString| {
-            faccessat(nix::fcntl::AT_FDCWD, path.as_c_str(), AccessFlags::F_OK, AtFlags::empty()).is_ok()
-        };
-        if failure.step == Step::Exec && failure.errno == Errno::ENOENT && self.candidates.iter().any(is_there) {
+        if failure.step != Step::Exec || failure.errno != Errno::ENOENT {
+            return failure;
+        }
+        // The process looked from its own working directory.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let Ok(cwd) = open(self.cwd.as_c_str(), flags, Mode::empty()) else { return failure };
+        let is_there = |path: &CString| faccessat(&cwd, path.as_c_str(), AccessFlags::F_OK, AtFlags::empty()).is_ok();
+        if self.candidates.iter().any(is_there) {
             return Failure { step: Step::Interpreter, errno: Errno::ENOENT };
         }
         failure
