@@ -54,13 +54,21 @@ impl Registry {
         if table.runs.iter().filter(|run| run.exited().is_none()).count() >= self.max_runs {
             return Err(RunError::TooMany { limit: self.max_runs });
         }
-        table.evict(self.retained);
         let (run, publisher) = Run::new(RunId::random(), command.clone());
         table.runs.push_back(run.clone());
         if let Some(key) = key {
             table.keys.insert(key.to_owned(), (command.clone(), run.clone()));
         }
         Ok(Claim::New(run, publisher))
+    }
+
+    /// Lets go of the oldest runs that have ended, down to those that are retained; their tasks remove them. To be called
+    /// when one has ended.
+    pub fn evict(&self) {
+        let table = self.lock();
+        let ended: Vec<&Run> = table.runs.iter().filter(|run| run.exited().is_some()).collect();
+        let surplus = ended.len().saturating_sub(self.retained);
+        ended[..surplus].iter().for_each(|run| run.evict());
     }
 
     /// Forgets a run.
@@ -85,16 +93,5 @@ impl Registry {
     /// How many runs have not ended.
     pub fn running(&self) -> usize {
         self.lock().runs.iter().filter(|run| run.exited().is_none()).count()
-    }
-}
-
-impl Table {
-    /// Lets go of the oldest runs that have ended, down to `keep`; their tasks remove them.
-    fn evict(&mut self, keep: usize) {
-        let ended: Vec<&Run> = self.runs.iter().filter(|run| run.exited().is_some()).collect();
-        let surplus = ended.len().saturating_sub(keep);
-        for run in &ended[..surplus] {
-            run.evict();
-        }
     }
 }

@@ -215,8 +215,9 @@ impl Task {
         });
     }
 
-    /// Keeps the run until its retention is over.
+    /// Keeps the run until its retention is over, or so many others have ended after it that it has to go.
     async fn retain(&self) {
+        self.shared.registry.evict();
         tokio::select! {
             () = sleep(self.shared.settings.retention) => {}
             () = self.publisher.evicted.cancelled() => {}
