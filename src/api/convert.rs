@@ -324,13 +324,13 @@ pub fn command(
     let sandbox = sandbox_id(&request.sandbox_id)?;
     let env_bytes = check_env(&request.env, MAX_COMMAND_BYTES)?;
     let program = program(request.command, request.argv)?;
-    let words: usize = match &program {
-        Program::Shell(line) => line.len(),
-        Program::Argv(argv) => argv.iter().map(|word| word.len() + 1).sum(),
+    let (field, words): (_, usize) = match &program {
+        Program::Shell(line) => ("command", line.len()),
+        Program::Argv(argv) => ("argv", argv.iter().map(|word| word.len() + 1).sum()),
     };
     if words + env_bytes > MAX_COMMAND_BYTES {
         let message = format!("has {} bytes with env, at most {MAX_COMMAND_BYTES} are allowed", words + env_bytes);
-        return Err(Fault::argument_for(ErrorReason::ArgumentsTooLong, "argv", message));
+        return Err(Fault::argument_for(ErrorReason::ArgumentsTooLong, field, message));
     }
     bounded("cwd", &request.cwd, MAX_PATH)?;
     let command = Command {
