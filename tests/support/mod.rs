@@ -23,7 +23,7 @@ pub use sandbox::{Sandbox, argv, shell};
 mod daemon;
 mod leftovers;
 pub mod process;
-mod run;
+pub mod run;
 mod sandbox;
 
 /// Long enough for what takes milliseconds on a machine that is busy with other things.

@@ -1,0 +1,71 @@
+//! A sandbox that goes away under its runs: how they ended is not known, and nobody says otherwise.
+
+use handsd::api::proto::exited::Reason;
+use handsd::api::proto::{ErrorReason, Phase};
+use tonic::Code;
+
+use crate::support::{Daemon, SOON, argv, eventually, expect, fault, process, reason, refusal, shell};
+
+// 22
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_is_killed_leaves_its_runs_lost_and_never_at_code_0() {
+    for config in ["", "[engine]\ncgroup = \"off\"\n"] {
+        let Some(daemon) = Daemon::start_configured(config).await else { return };
+        let (sandbox, other) = (daemon.sandbox().await, daemon.sandbox().await);
+        let mut run = sandbox.start(shell("echo before; setsid sleep 1000 & sleep 1000")).await.unwrap();
+        let beside = other.start(shell("sleep 0.5; echo alive")).await.unwrap();
+        run.read_until("before\n").await.unwrap();
+        process::kill(daemon.init(&sandbox));
+        let id = run.id().to_owned();
+        let outcome = run.finish().await.unwrap();
+        assert_eq!((outcome.reason(), outcome.exited.status), (Reason::SandboxLost, None));
+        let phase = eventually(SOON, || async {
+            let message = sandbox.get().await.unwrap();
+            let failure = message.failure.clone();
+            expect(message.phase() == Phase::Crashed, format!("{message:?}")).map(|()| failure)
+        });
+        assert_eq!(phase.await.unwrap().reason, ErrorReason::SandboxLost.as_str_name());
+        let not_running = fault(Code::FailedPrecondition, ErrorReason::SandboxNotRunning);
+        assert_eq!(refusal(sandbox.run(argv(&["true"])).await), not_running);
+        assert_eq!(refusal(sandbox.attach(&id, 0).await.map(|run| run.started)), not_running);
+        // Another sandbox is none the wiser.
+        assert_eq!(beside.finish().await.unwrap().stdout_text(), "alive\n");
+        sandbox.destroy().await.unwrap();
+        let gone = sandbox.get().await.unwrap_err();
+        assert_eq!((gone.code(), reason(&gone)), fault(Code::NotFound, ErrorReason::SandboxNotFound));
+    }
+}
+
+// 22
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_is_destroyed_ends_its_runs_as_lost() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let sandbox = daemon.sandbox().await;
+    let mut run = sandbox.start(shell("echo before; sleep 1000")).await.unwrap();
+    run.read_until("before\n").await.unwrap();
+    let killing = sandbox.start(argv(&["sleep", "1000"])).await.unwrap();
+    sandbox.destroy().await.unwrap();
+    for run in [run, killing] {
+        let outcome = run.finish().await.unwrap();
+        assert_eq!((outcome.reason(), outcome.exited.status), (Reason::SandboxLost, None));
+    }
+    assert_eq!(daemon.leftovers(), Vec::<String>::new());
+}
+
+// 22
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_killed_breaks_the_stream_and_says_nothing_of_an_exit() {
+    let Some(mut daemon) = Daemon::start().await else { return };
+    let sandbox = daemon.sandbox().await;
+    let mut run = sandbox.start(shell("echo before; sleep 1000")).await.unwrap();
+    run.read_until("before\n").await.unwrap();
+    daemon.kill();
+    let status = run.next().await.expect_err("the daemon is gone");
+    assert!(
+        matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled),
+        "{status:?}"
+    );
+    // What nobody commands any more does not stay either: the next daemon takes it away.
+    daemon.kill_and_restart().await;
+    assert_eq!(daemon.leftovers(), Vec::<String>::new());
+}
