@@ -4,7 +4,7 @@ use handsd::api::proto::{BackgroundPolicy, BashRequest, ErrorReason, Pty};
 use std::time::Duration;
 use tonic::{Code, Status};
 
-use crate::support::{Daemon, Outcome, argv, duration, errno, fault, field, reason, shell};
+use crate::support::{Daemon, Outcome, SOON, argv, duration, errno, eventually, expect, fault, field, reason, shell};
 
 /// Code, reason, field and errno of an answer that has to be an error.
 #[track_caller]
@@ -31,7 +31,6 @@ async fn each_way_a_program_cannot_start_has_its_own_reason() {
         .await;
     assert_eq!(made.code(), Some(0));
     let long = "x".repeat(200 << 10);
-    let before = sandbox.runs().await.len();
     let in_cwd = |cwd: &str| BashRequest { cwd: cwd.to_owned(), ..shell("true") };
     let as_user = |user: &str| BashRequest { user: user.to_owned(), ..shell("true") };
     use Code::{FailedPrecondition, InvalidArgument, NotFound};
@@ -51,20 +50,27 @@ async fn each_way_a_program_cannot_start_has_its_own_reason() {
         (as_user("no-such-user"), telling(FailedPrecondition, UserNotFound, "user", "ENOENT")),
         (as_user("nobody:no-such-group"), telling(FailedPrecondition, UserNotFound, "user", "ENOENT")),
     ];
+    // One between each of them, and the two that prepare.
+    let started = cases.len() + 2;
     for (request, expected) in cases {
         let shown = format!("{:.80}", format!("{request:?}"));
         assert_eq!(told(sandbox.run(request).await), expected, "{shown}");
+        // And the next one has not to suffer for it.
+        assert_eq!(sandbox.read("echo fine").await, "fine", "after {shown}");
     }
     // Not root's directory, for the user.
     sandbox.bash("mkdir -m 700 closed").await;
     let closed = BashRequest { user: "nobody".to_owned(), ..in_cwd("closed") };
     assert_eq!(told(sandbox.run(closed).await), telling(FailedPrecondition, CwdInvalid, "cwd", "EACCES"));
-    // No run of theirs is left behind, and no cgroup. The directory with one run is that of the `mkdir`.
-    assert_eq!(sandbox.runs().await.len(), before + 1);
+    // No run of theirs is left behind, no file, and no cgroup.
+    assert_eq!(sandbox.runs().await.len(), started);
+    assert_eq!(std::fs::read_dir(daemon.state().join("runs").join(&sandbox.id)).unwrap().count(), started);
     let cgroup = daemon.cgroup(&sandbox);
-    let left = std::fs::read_dir(&cgroup).unwrap().flatten().filter(|entry| entry.path().is_dir()).count();
-    assert!(left <= 1, "{left} cgroups in {}", cgroup.display());
-    assert_eq!(std::fs::read_dir(daemon.state().join("runs").join(&sandbox.id)).unwrap().count(), before + 1);
+    eventually(SOON, || async {
+        let left = std::fs::read_dir(&cgroup).unwrap().flatten().filter(|entry| entry.path().is_dir()).count();
+        expect(left == 0, format!("{left} cgroups in {}", cgroup.display()))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use handsd::client::{self, Address};
 use tonic::transport::Channel;
 
 use super::sandbox::Sandbox;
-use super::{SOON, eventually, leftovers, process};
+use super::{LOOK_AGAIN, SOON, eventually, leftovers, process};
 
 /// How long a daemon may take to end: it removes its sandboxes, and cuts off calls after five seconds.
 const STOP_BOUND: Duration = Duration::from_secs(60);
@@ -185,7 +185,7 @@ impl Daemon {
             match self.process.try_wait().expect("it is ours") {
                 Some(status) => return status,
                 None if Instant::now() > until => panic!("the daemon does not end:\n{}", self.log()),
-                None => std::thread::park_timeout(Duration::from_millis(5)),
+                None => std::thread::park_timeout(LOOK_AGAIN),
             }
         }
     }
@@ -200,11 +200,22 @@ impl Daemon {
             return Ok(());
         }
         super::expect(status.success(), format!("it ended with {status}"))?;
+        // Its zygote sees that it is gone a moment later.
+        let until = Instant::now() + SOON;
+        let mut left = self.left_after_end();
+        while !left.is_empty() && Instant::now() < until {
+            std::thread::park_timeout(LOOK_AGAIN);
+            left = self.left_after_end();
+        }
+        super::expect(left.is_empty(), format!("it left {left:#?}"))?;
+        super::expect(!self.log().contains("panicked at"), "it panicked")
+    }
+
+    fn left_after_end(&self) -> Vec<String> {
         let mut left = self.leftovers();
         let alive = self.descendants.iter().filter(|(pid, began)| process::start_time(*pid).as_ref() == Some(began));
         left.extend(alive.map(|(pid, _)| format!("process {pid} ({})", process::command_line(*pid))));
-        super::expect(left.is_empty(), format!("it left {left:#?}"))?;
-        super::expect(!self.log().contains("panicked at"), "it panicked")
+        left
     }
 }
 
