@@ -174,8 +174,9 @@ async fn sandboxes_are_listed_in_pages_and_by_labels() {
         [(vec![("parity", "odd")], 3), (vec![("parity", "even"), ("n", "2")], 1), (vec![("x", "")], 0)]
     {
         let labels = labelled(&labels).labels;
-        let listed = daemon.sandboxes().list(ListSandboxesRequest { labels: labels.clone(), ..Default::default() });
-        assert_eq!(listed.await.unwrap().into_inner().sandboxes.len(), count, "{labels:?}");
+        let request = ListSandboxesRequest { labels: labels.clone(), ..Default::default() };
+        let listed = daemon.sandboxes().list(request).await.unwrap().into_inner().sandboxes;
+        assert_eq!(listed.len(), count, "{labels:?}");
     }
     let info = daemon.node().info(NodeInfoRequest {}).await.unwrap().into_inner();
     assert_eq!((info.sandboxes, info.running), (7, 0));
