@@ -120,7 +120,7 @@ async fn files_are_written_read_and_listed() {
     assert_eq!(hands.json(&["ls", &id]).len(), 2);
     let (code, _, stderr) = hands.told(&["read", &id, "none"]);
     assert_eq!(code, 125);
-    assert!(stderr.trim_end().ends_with("FILE_NOT_FOUND") || stderr.contains("FILE_NOT_FOUND"), "{stderr}");
+    assert!(stderr.contains("FILE_NOT_FOUND"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +184,7 @@ async fn what_needs_no_daemon_does_not_ask_for_one() {
     assert!(code == 0 && help.contains("Usage: hands"));
     let (code, _, stderr) = run(&["list"]);
     assert_eq!(code, 125);
-    assert!(stderr.contains("/nowhere/h.sock") && stderr.lines().count() == 1, "{stderr}");
+    assert!(stderr.contains("/nowhere/h.sock") && stderr.contains("is handsd running?"), "{stderr}");
     assert_eq!(run(&["no-such-command"]).0, 125);
 }
 
