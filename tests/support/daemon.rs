@@ -25,6 +25,8 @@ pub struct Options {
     pub config: String,
     /// As nobody instead of root.
     pub rootless: bool,
+    /// Where its directory is made, if not where temporary files are.
+    pub place: Option<PathBuf>,
 }
 
 /// A daemon. When it is dropped it is told to end, and has to end well and leave nothing; after a panic it is killed, and
@@ -54,7 +56,10 @@ impl Daemon {
         if !super::is_root() {
             return None;
         }
-        let directory = tempfile::Builder::new().prefix("handsd-test-").tempdir().expect("a temporary directory");
+        let directory = tempfile::Builder::new()
+            .prefix("handsd-test-")
+            .tempdir_in(options.place.clone().unwrap_or_else(std::env::temp_dir));
+        let directory = directory.expect("a temporary directory");
         fs::write(directory.path().join("handsd.toml"), &options.config).expect("the configuration");
         if options.rootless {
             for path in [directory.path().to_owned(), directory.path().join("handsd.toml")] {

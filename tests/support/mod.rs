@@ -5,6 +5,7 @@
 //! | `daemon` | [`Daemon`]: starts it, stops it, looks whether it left anything |
 //! | `sandbox` | [`Sandbox`]: a sandbox in it, and commands in that |
 //! | `run` | [`Running`], [`Outcome`]: a run's events, which are held to their contract as they come |
+//! | `files` | [`Files`]: the files of a sandbox |
 //! | `leftovers` | what a daemon can leave behind, and how it is removed |
 //! | `process` | what /proc says of a process |
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
@@ -17,10 +18,12 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 pub use daemon::{Daemon, Options};
+pub use files::Files;
 pub use run::{Outcome, Running};
 pub use sandbox::{Sandbox, argv, shell};
 
 mod daemon;
+pub mod files;
 mod leftovers;
 pub mod process;
 pub mod run;
