@@ -11,6 +11,7 @@
 //!   compares all 64 bits, so that there `socket(1 << 32 | AF_VSOCK, ..)` passes.
 //! - `socket(AF_ALG, ..)` is refused, as Docker does since CVE-2026-31431: it opens the kernel's own cryptography to
 //!   whoever asks, which nothing in a sandbox needs.
+//! - `prlimit64(1, ..)` is refused, which limits the guest.
 //! - Only the native architecture is there, so that of the 32 bit system calls nothing is listed.
 
 use std::collections::BTreeMap;
@@ -50,6 +51,9 @@ const SOMETIMES: &[(c_long, Rule)] = &[
         0x2_0008, // both
         0xffff_ffff, // asks for the present one
     ])),
+    (SYS_prlimit64, Rule::NoneOf(&[
+        1, // the guest, which root of the sandbox could else leave without descriptors or processor time
+    ])),
     (SYS_socket, Rule::NoneOf(&[
         38, // AF_ALG
         40, // AF_VSOCK: reaches the host past the network namespace
@@ -83,7 +87,7 @@ const ALWAYS: &[c_long] = &[
     SYS_mremap, SYS_mseal, SYS_msgctl, SYS_msgget, SYS_msgrcv, SYS_msgsnd, SYS_msync, SYS_munlock, SYS_munlockall,
     SYS_munmap, SYS_name_to_handle_at, SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_openat2, SYS_pidfd_open,
     SYS_pidfd_send_signal, SYS_pipe2, SYS_pkey_alloc, SYS_pkey_free, SYS_pkey_mprotect, SYS_ppoll, SYS_prctl,
-    SYS_pread64, SYS_preadv, SYS_preadv2, SYS_prlimit64, SYS_process_mrelease, SYS_process_vm_readv,
+    SYS_pread64, SYS_preadv, SYS_preadv2, SYS_process_mrelease, SYS_process_vm_readv,
     SYS_process_vm_writev, SYS_pselect6, SYS_ptrace, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readahead,
     SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_remap_file_pages, SYS_removexattr,
     SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigpending, SYS_rt_sigprocmask,
