@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use handsd::api::proto::exited::Reason;
 use handsd::api::proto::{CreateSandboxRequest, Limits};
-use support::{Daemon, SOON, Sandbox, shell};
+use support::{Daemon, SOON, Sandbox, refusal, shell};
 use tokio::time::timeout;
+use tonic::Code;
 
 mod support;
 
@@ -57,8 +58,10 @@ async fn a_full_sandbox_says_so_and_can_be_destroyed() {
         }
     })
     .await;
-    // The files are still there for whoever cleans up.
-    support::Files::of(&daemon, &sandbox).write("f", b"x").await.unwrap();
+    // File tools need a thread of the guest's, for which there may be no room either; they do not hang.
+    let files = support::Files::of(&daemon, &sandbox);
+    let written = timeout(SOON, files.write("f", b"x")).await.expect("an answer");
+    assert!(written.is_ok() || matches!(refusal(written).0, Code::ResourceExhausted | Code::Unavailable));
     timeout(SOON, sandbox.destroy()).await.expect("it can be destroyed").unwrap();
 }
 
@@ -87,9 +90,9 @@ async fn files_in_memory_count_as_memory() {
     let sandbox = limited(&daemon, Limits { memory_bytes: 32 * MIB, ..Limits::default() }).await;
     let fill = sandbox.run(shell("head -c 60M /dev/zero > /dev/shm/fill; echo $?")).await.unwrap();
     assert_ne!(fill.stdout_text().trim(), "0", "{fill:?}");
-    let size: u64 = sandbox.read("stat -c %s /dev/shm/fill; rm /dev/shm/fill").await.parse().unwrap();
-    assert!(size < 32 * MIB, "{size}");
-    assert_eq!(sandbox.read("echo alive").await, "alive");
+    // What is full of files has no room for processes: but it is the only one, and can be removed.
+    assert_daemon_is_well(&daemon, &neighbour).await;
+    timeout(SOON, sandbox.destroy()).await.expect("it can be destroyed").unwrap();
     // Without a limit of memory there is still one on what is not seen as it grows.
     let rich = neighbour.run(shell("head -c 100M /dev/zero > /dev/shm/fill")).await.unwrap();
     assert_ne!(rich.code(), Some(0));
