@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -11,6 +12,7 @@ use crate::engine::EngineError;
 use crate::guest::wire::Step;
 use crate::hands::RunError;
 use crate::hands::files::FileError;
+use crate::hands::output::SpoolError;
 use crate::image::ImageError;
 use crate::sandbox::SandboxError;
 use crate::telemetry::chain;
@@ -133,10 +135,22 @@ impl From<RunError> for Fault {
             RunError::NoTerminal(_) => (Code::FailedPrecondition, ErrorReason::NoPty),
             RunError::CursorBeyond { .. } => return Self::argument("cursor", message),
             RunError::Lost(_) => (Code::Unavailable, ErrorReason::SandboxLost),
+            RunError::Output(SpoolError::File { source, .. }) if is_disk_full(source) => {
+                return Self::new(Code::ResourceExhausted, ErrorReason::DiskFull, message).errno(raw(source));
+            }
             RunError::Output(_) | RunError::Host { .. } => (Code::Internal, ErrorReason::InternalFault),
         };
         Self::new(code, reason, message)
     }
+}
+
+/// The node's own disk is full, where it was to keep the output of a run.
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(raw(error), libc::ENOSPC | libc::EDQUOT)
+}
+
+fn raw(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(0)
 }
 
 /// A run that the guest could not start: the caller's doing, or the sandbox's.
