@@ -5,6 +5,7 @@
 //! | `daemon` | [`Daemon`]: starts it, stops it, looks whether it left anything |
 //! | `sandbox` | [`Sandbox`]: a sandbox in it, and commands in that |
 //! | `run` | [`Running`], [`Outcome`]: a run's events, which are held to their contract as they come |
+//! | `disk` | [`Disk`]: a small disk of its own |
 //! | `files` | [`Files`]: the files of a sandbox |
 //! | `leftovers` | what a daemon can leave behind, and how it is removed |
 //! | `process` | what /proc says of a process |
@@ -18,11 +19,13 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 pub use daemon::{Daemon, Options};
+pub use disk::Disk;
 pub use files::Files;
 pub use run::{Outcome, Running};
 pub use sandbox::{Sandbox, argv, shell};
 
 mod daemon;
+mod disk;
 pub mod files;
 mod leftovers;
 pub mod process;
