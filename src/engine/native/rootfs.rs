@@ -128,15 +128,15 @@ impl Shared {
     }
 }
 
-/// One by one where the kernel can (since Linux 6.7); else all in one value, which it limits to 255 bytes.
+/// All in one value, as every kernel takes them, as long as that is not longer than the kernel lets a value be; else one by
+/// one, which it can since Linux 6.7. Before 6.5 it takes any option, and refuses the mount: there is no asking first.
 fn set_layers(overlay: &Filesystem, layers: &[CString]) -> Result<(), Fault> {
-    match layers.iter().try_for_each(|layer| overlay.set(c"lowerdir+", layer)) {
-        Err(nix::errno::Errno::EINVAL) => {
-            let all = layers.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
-            overlay.set(c"lowerdir", &c_string(&all)?).step("set the layers")
-        }
-        result => result.step("set the layers"),
+    const MAX_VALUE: usize = 255;
+    let all = layers.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
+    if all.len() <= MAX_VALUE {
+        return overlay.set(c"lowerdir", &c_string(&all)?).step("set the layers");
     }
+    layers.iter().try_for_each(|layer| overlay.set(c"lowerdir+", layer)).step("set the layers")
 }
 
 fn c_string(text: &str) -> Result<CString, Fault> {
