@@ -11,6 +11,7 @@
 //!
 //! Invariants:
 //!
+//! - The files are made when the first output comes: a silent run has none.
 //! - The offset of a byte in `data` is its cursor, always.
 //! - `index` says where the output changes from one stream to the other. A record is written before the first byte behind
 //!   it is moved, and splice(2) moves bytes inside the kernel. So whenever the daemon is killed, each byte is either in

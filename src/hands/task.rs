@@ -94,8 +94,7 @@ impl Task {
 
     async fn start(&self, directory: &Path) -> Result<Live, RunError> {
         let command = self.run.command();
-        let (writer, spool) =
-            SpoolWriter::create(directory, self.shared.settings.output_cap).map_err(RunError::Output)?;
+        let (writer, spool) = SpoolWriter::create(directory, self.shared.settings.output_cap);
         let oom_kills_before = self.oom_kills();
         let Launched { spawned, reach, sources, stdin } = launch(&self.shared, self.run.id(), command).await?;
         let (began, at) = (Instant::now(), SystemTime::now());

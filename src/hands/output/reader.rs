@@ -2,7 +2,6 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -125,7 +124,7 @@ fn read(files: &Files, extent: Extent, known: Span, range: Range<u64>) -> io::Re
     let span = known.find(range.start, &extent, |number| files.record(number))?;
     let size = (range.end.min(span.to) - range.start).min(CHUNK);
     let mut data = vec![0; usize::try_from(size).expect("a chunk fits memory")];
-    files.data.read_exact_at(&mut data, range.start)?;
+    files.read(&mut data, range.start)?;
     Ok((span, data))
 }
 

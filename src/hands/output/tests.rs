@@ -29,7 +29,7 @@ fn pipe() -> (OwnedFd, File) {
 /// A spool in a directory of its own.
 pub(super) fn spool(cap: u64) -> (TempDir, SpoolWriter, Spool) {
     let directory = tempfile::tempdir().unwrap();
-    let (writer, spool) = SpoolWriter::create(&directory.path().join("run"), cap).unwrap();
+    let (writer, spool) = SpoolWriter::create(&directory.path().join("run"), cap);
     (directory, writer, spool)
 }
 
@@ -301,11 +301,13 @@ const VICTIM_DIRECTORY: &str = "HANDSD_TEST_SPOOL";
 async fn a_writer_killed_at_any_moment_neither_loses_nor_doubles_a_byte() {
     let directory = tempfile::tempdir().unwrap();
     let run = directory.path().join("run");
-    drop(SpoolWriter::create(&run, 1024 * MIB).unwrap());
+    let (mut writer, _) = SpoolWriter::create(&run, 1024 * MIB);
+    put(&mut writer, Stream::Stdout, &bytes_at(0, 4 * KIB));
+    drop(writer);
     let (read, mut write) = pipe();
     let total = 16 * MIB;
     let writing = thread::spawn(move || {
-        for cursor in (0..total).step_by(4 << 10) {
+        for cursor in (4 * KIB..total).step_by(4 << 10) {
             write.write_all(&bytes_at(cursor, 4 * KIB)).unwrap();
         }
     });
@@ -386,11 +388,25 @@ async fn a_capped_spool_that_is_opened_again_knows_its_hole() {
     assert_eq!(*tail, output(Stream::Stdout, *to, bytes_at(*to, 350 * KIB - to)));
 }
 
-#[test]
-fn a_spool_is_neither_made_over_another_nor_opened_without_its_header() {
-    let (directory, _, _) = spool(MIB);
+#[tokio::test]
+async fn a_silent_run_leaves_no_files() {
+    let (directory, writer, spool) = spool(MIB);
+    let (stdout, stderr) = (pipe().0, pipe().0);
+    pump_all(writer, Sources::pipes(stdout, stderr).unwrap()).await;
+    assert_eq!(read_all(&spool, 0).await, [Chunk::End; 0]);
+    assert!(!directory.path().join("run").exists());
+}
+
+#[tokio::test]
+async fn a_spool_is_neither_made_over_another_nor_opened_without_its_header() {
+    let (directory, mut first, _) = spool(MIB);
+    put(&mut first, Stream::Stdout, b"first");
     let run = directory.path().join("run");
-    assert!(matches!(SpoolWriter::create(&run, MIB), Err(SpoolError::File { action: "making", .. })));
+    let (mut second, spool) = SpoolWriter::create(&run, MIB);
+    put(&mut second, Stream::Stdout, b"second");
+    second.close();
+    assert_eq!(read_all(&spool, 0).await, [Chunk::Gap { from: 0, to: 6 }]);
+    assert_eq!(fs::read(run.join("data")).unwrap(), b"first");
     OpenOptions::new().write(true).open(run.join("index")).unwrap().set_len(20).unwrap();
     assert!(matches!(SpoolWriter::open(&run), Err(SpoolError::File { .. })));
     fs::remove_file(run.join("index")).unwrap();
@@ -528,7 +544,7 @@ async fn what_a_full_disk_does_not_take_is_counted_and_dropped() {
     let run = disk.0.path().join("run");
     let total = 16 * MIB;
     let kept = {
-        let (writer, spool) = SpoolWriter::create(&run, 64 * MIB).unwrap();
+        let (writer, spool) = SpoolWriter::create(&run, 64 * MIB);
         let (stdout, mut out) = pipe();
         let (stderr, _) = pipe();
         let writing = thread::spawn(move || {
@@ -556,7 +572,7 @@ async fn a_terminal_goes_on_when_the_disk_is_full() {
     let Some(disk) = SmallDisk::mount(64 * KIB) else {
         return eprintln!("skipped: only root can make a small disk");
     };
-    let (mut writer, spool) = SpoolWriter::create(&disk.0.path().join("run"), MIB).unwrap();
+    let (mut writer, spool) = SpoolWriter::create(&disk.0.path().join("run"), MIB);
     let terminal = nix::pty::openpty(None, None).unwrap();
     fcntl(&terminal.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let mut slave = File::from(terminal.slave);

@@ -52,15 +52,12 @@ pub struct SpoolWriter {
 }
 
 impl SpoolWriter {
-    /// Makes a spool in `directory`, which is made if it is missing. It keeps about `cap` bytes on disk; less than 64 KiB
-    /// counts as that. Blocks for as long as making two files takes.
-    ///
-    /// # Errors
-    /// [`SpoolError::File`], also if there is a spool already.
-    pub fn create(directory: &Path, cap: u64) -> Result<(SpoolWriter, Spool), SpoolError> {
+    /// A spool in `directory`, which is made with the first output, as are its files. It keeps about `cap` bytes on disk;
+    /// less than 64 KiB counts as that. Output is dropped if there is a spool already.
+    #[must_use]
+    pub fn create(directory: &Path, cap: u64) -> (SpoolWriter, Spool) {
         let layout = Layout::new(cap);
-        let files = Files::create(directory, &layout)?;
-        Ok(SpoolWriter::new(files, layout, layout.empty(), Stream::Stdout))
+        SpoolWriter::new(Files::new(directory, &layout), layout, layout.empty(), Stream::Stdout)
     }
 
     /// Takes up the spool that a killed daemon left in `directory`, byte for byte where it was left: for more output, or,
@@ -140,8 +137,8 @@ impl SpoolWriter {
     }
 
     fn splice(&mut self, stream: Stream, pipe: BorrowedFd<'_>, room: usize) -> Result<Step, Errno> {
-        if stream != self.stream && !self.dropping {
-            // A record is written for bytes that do come, so not for the end of a stream that was silent.
+        if (stream != self.stream || !self.files.are_made()) && !self.dropping {
+            // Files and records are made for bytes that do come, so not for the end of a stream that was silent.
             if let Some(step) = look(pipe)? {
                 return Ok(step);
             }
@@ -150,8 +147,15 @@ impl SpoolWriter {
         if self.dropping {
             return self.discard(pipe, room);
         }
+        let data = match self.files.data() {
+            Ok(data) => data,
+            Err(error) => {
+                self.start_dropping(&error);
+                return self.discard(pipe, room);
+            }
+        };
         let mut offset = signed(self.extent.stored);
-        match splice(pipe, None, &self.files.data, Some(&mut offset), room, SpliceFFlags::SPLICE_F_NONBLOCK) {
+        match splice(pipe, None, data, Some(&mut offset), room, SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(0) => Ok(Step::End),
             Ok(count) => {
                 self.stored(count);
@@ -174,7 +178,8 @@ impl SpoolWriter {
         let mut scratch = self.take_scratch();
         let result = read(master, &mut scratch, room);
         if let Ok(Step::Moved(count)) = result {
-            match self.files.data.write_all_at(&scratch[..count], self.extent.stored) {
+            let stored = self.files.data().and_then(|data| data.write_all_at(&scratch[..count], self.extent.stored));
+            match stored {
                 Ok(()) => self.stored(count),
                 Err(error) => {
                     self.start_dropping(&error);
@@ -246,7 +251,7 @@ impl SpoolWriter {
         self.extent.len += count as u64;
         if self.noted {
             // Keeps the count across a restart, and is of no other use. It takes no blocks, so a full disk does not stop it.
-            let _ = self.files.data.set_len(self.extent.len);
+            let _ = self.files.set_len(self.extent.len);
         }
         self.publish();
     }
