@@ -39,7 +39,7 @@ pub enum Drained {
 pub struct SpoolWriter {
     files: Arc<Files>,
     layout: Layout,
-    /// Ahead of what is published only within a step.
+    /// Ahead of what is published only within a drain.
     extent: Extent,
     /// What the output is of at its end.
     stream: Stream,
@@ -115,8 +115,23 @@ impl SpoolWriter {
         self.publish();
     }
 
-    /// Steps, each within the room that there is, until one comes upon something else than bytes.
+    /// Drains, and says to readers what has come: once for all of it, since each time may wake them on other threads.
     fn drain_with(
+        &mut self,
+        stream: Stream,
+        limit: usize,
+        step: impl FnMut(&mut SpoolWriter, usize) -> Result<Step, Errno>,
+    ) -> Result<Drained, SpoolError> {
+        let before = self.extent.len;
+        let drained = self.take_steps(stream, limit, step);
+        if self.extent.len > before {
+            self.publish();
+        }
+        drained
+    }
+
+    /// Steps, each within the room that there is, until one comes upon something else than bytes.
+    fn take_steps(
         &mut self,
         stream: Stream,
         limit: usize,
@@ -244,7 +259,6 @@ impl SpoolWriter {
     fn stored(&mut self, count: usize) {
         self.extent.stored += count as u64;
         self.extent.len = self.extent.stored;
-        self.publish();
     }
 
     fn dropped(&mut self, count: usize) {
@@ -253,7 +267,6 @@ impl SpoolWriter {
             // Keeps the count across a restart, and is of no other use. It takes no blocks, so a full disk does not stop it.
             let _ = self.files.set_len(self.extent.len);
         }
-        self.publish();
     }
 
     fn start_dropping(&mut self, error: &io::Error) {
