@@ -20,6 +20,8 @@ pub const MESSAGE_BYTES: usize = 8 << 20;
 const STREAM_WINDOW: u32 = 8 << 20;
 /// The same for all streams of the connection together, so that one stalled reader leaves room for another.
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of a frame that the node may send: those of a whole event of output. HTTP/2's own 16 KiB would be as many writes.
+const FRAME: u32 = 256 << 10;
 /// A node on the same network answers in milliseconds; after this it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A TCP peer that vanished says nothing: a ping after this much silence, and this long to answer it.
@@ -135,7 +137,8 @@ fn endpoint(uri: &str) -> Result<Endpoint, tonic::transport::Error> {
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW))
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME))
 }
 
 #[cfg(test)]

@@ -46,6 +46,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
+/// Bytes of a frame that a client may send. HTTP/2's own 16 KiB would be as many frames of a file's chunk.
+const FRAME: u32 = 256 << 10;
+
 /// Streams of one connection at once.
 const MAX_STREAMS: u32 = 1024;
 
@@ -177,6 +180,7 @@ impl Daemon {
             .http2_keepalive_timeout(Some(PING_TIMEOUT))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
             .max_concurrent_streams(MAX_STREAMS)
             .tcp_nodelay(true)
             .add_routes(routes);
