@@ -12,6 +12,8 @@ use handsd::engine::native::zygote;
 use handsd::telemetry::{self, Colour};
 use tokio::signal::unix::{SignalKind, signal};
 
+mod demo;
+
 /// Keeps sandboxes for AI agents on this machine, and runs their commands over gRPC.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -39,6 +41,8 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         state_dir: Option<PathBuf>,
     },
+    /// Take a tour of what it does, with a daemon of its own that is gone afterwards
+    Demo,
     /// The process that makes sandboxes; the daemon starts it
     #[command(hide = true, name = zygote::ARGUMENT)]
     Zygote,
@@ -80,6 +84,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let is_lacking = findings.iter().any(|finding| finding.state == check::State::Lacking);
             Ok(if is_lacking { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
+        Command::Demo => runtime()?.block_on(demo::run()),
         Command::Zygote => unreachable!("handled before there is a runtime"),
     }
 }
