@@ -35,8 +35,8 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 /// Period over which processor time is counted, in microseconds: the kernel's own default.
 const CPU_PERIOD: f64 = 100_000.0;
 
-/// The cgroups of one daemon's sandboxes.
-#[derive(Debug, Clone)]
+/// The cgroups of one daemon's sandboxes. Their place is removed with this, unless a sandbox is left in it.
+#[derive(Debug)]
 pub struct Tree {
     host: Host,
     /// Where version 2 is mounted.
@@ -143,14 +143,6 @@ impl Tree {
         Sandbox { unified, v1, oom_counter: file(counter), reclaim, owner }
     }
 
-    /// Removes the place for sandboxes, unless one is left in it. Its parent stays: other daemons may use it.
-    pub fn close(&self) {
-        for mount in self.host.v1_mounts().chain(self.host.unified()) {
-            // What is not empty waits for the next start, and what was never made needs nothing.
-            let _ = fs::remove_dir(mount.join(&self.base));
-        }
-    }
-
     /// The sandboxes that have a cgroup.
     ///
     /// # Errors
@@ -158,6 +150,16 @@ impl Tree {
     pub fn list(&self) -> io::Result<Vec<SandboxId>> {
         let entries = fs::read_dir(self.unified.join(&self.base))?.collect::<io::Result<Vec<_>>>()?;
         Ok(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        for mount in self.host.v1_mounts().chain([self.unified.as_path()]) {
+            // What is not empty waits for the next start, and what was never made needs nothing. The parent stays: other
+            // daemons may use it.
+            let _ = fs::remove_dir(mount.join(&self.base));
+        }
     }
 }
 

@@ -209,14 +209,6 @@ impl Native {
     }
 }
 
-impl Drop for Native {
-    fn drop(&mut self) {
-        if let Some(tree) = &self.cgroups {
-            tree.close();
-        }
-    }
-}
-
 #[async_trait]
 impl Engine for Native {
     fn name(&self) -> &'static str {
