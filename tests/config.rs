@@ -11,13 +11,13 @@ fn handsd(arguments: &[&str]) -> Output {
 }
 
 fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
+    std::str::from_utf8(bytes).expect("it prints text")
 }
 
 fn write(directory: &Path, content: &str) -> String {
     let file = directory.join("handsd.toml");
-    fs::write(&file, content).unwrap();
-    file.to_str().unwrap().to_owned()
+    fs::write(&file, content).expect("it can be written");
+    file.to_str().expect("temporary directories have plain names").to_owned()
 }
 
 #[test]

@@ -31,8 +31,8 @@ struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let place = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).expect("it is ours");
         Self(place)
     }
 
@@ -47,12 +47,12 @@ impl Place {
 
     fn run(&self, prefix: &[&str], handsd: &Path) -> (u32, Output) {
         let child = self.command(prefix, handsd).spawn().expect("setsid starts");
-        (child.id(), child.wait_with_output().unwrap())
+        (child.id(), child.wait_with_output().expect("it ends"))
     }
 
     #[track_caller]
     fn assert_nothing_left(&self, session: u32, stdout: &str) {
-        let left: Vec<_> = fs::read_dir(self.0.path()).unwrap().collect();
+        let left: Vec<_> = fs::read_dir(self.0.path()).expect("it is there").collect();
         assert!(left.is_empty(), "{left:?}");
         let until = Instant::now() + END_DEADLINE;
         while let Some(process) = process_of(session) {
@@ -68,8 +68,10 @@ impl Place {
 
 /// A process of a session: field 6 of proc_pid_stat(5).
 fn process_of(session: u32) -> Option<String> {
-    let stats =
-        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    let stats = fs::read_dir("/proc")
+        .expect("/proc is mounted")
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
     stats.into_iter().find(|stat| {
         let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
         fields.split_whitespace().nth(3) == Some(session.to_string().as_str())
@@ -80,7 +82,7 @@ fn process_of(session: u32) -> Option<String> {
 fn cgroups_of(state: &Path) -> Vec<PathBuf> {
     let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
     let name: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     let mounts = mounts.lines().filter(|line| line.contains(" - cgroup"));
     let ours = mounts.filter_map(|line| Some(Path::new(line.split(' ').nth(4)?).join("handsd").join(&name)));
     ours.filter(|path| path.exists()).collect()
@@ -100,7 +102,7 @@ fn is_root() -> bool {
 }
 
 fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
+    std::str::from_utf8(bytes).expect("it prints text")
 }
 
 #[track_caller]
@@ -120,7 +122,9 @@ fn assert_toured(output: &Output) {
     assert!(says("deadline", "none of them is left"), "{stdout}");
     assert!(says("attach", "no byte is lost"), "{stdout}");
     assert!(!stdout.contains('\x1b'), "colours are for terminals");
-    let times: Vec<u64> = stdout.lines().map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
+    let time = |line: &str| line.split_whitespace().next().and_then(|time| time.parse::<u64>().ok());
+    let times: Vec<_> = stdout.lines().map(time).collect();
+    assert!(times.iter().all(Option::is_some), "{stdout}");
     assert!(times.is_sorted(), "{stdout}");
 }
 
