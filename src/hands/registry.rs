@@ -51,7 +51,7 @@ impl Registry {
         if let Some((first, run)) = key.and_then(|key| table.keys.get(key)) {
             return if first == command { Ok(Claim::Existing(run.clone())) } else { Err(RunError::Conflict) };
         }
-        if table.runs.iter().filter(|run| run.exited().is_none()).count() >= self.max_runs {
+        if table.runs.iter().filter(|run| !run.has_ended()).count() >= self.max_runs {
             return Err(RunError::TooMany { limit: self.max_runs });
         }
         let (run, publisher) = Run::new(RunId::random(), command.clone());
@@ -66,7 +66,7 @@ impl Registry {
     /// when one has ended.
     pub fn evict(&self) {
         let table = self.lock();
-        let ended: Vec<&Run> = table.runs.iter().filter(|run| run.exited().is_some()).collect();
+        let ended: Vec<&Run> = table.runs.iter().filter(|run| run.has_ended()).collect();
         let surplus = ended.len().saturating_sub(self.retained);
         ended[..surplus].iter().for_each(|run| run.evict());
     }
@@ -82,16 +82,16 @@ impl Registry {
 
     /// A run that has started.
     pub fn get(&self, id: &RunId) -> Option<Run> {
-        self.lock().runs.iter().find(|run| run.id() == id && run.started().is_some()).cloned()
+        self.lock().runs.iter().find(|run| run.id() == id && run.has_started()).cloned()
     }
 
     /// The runs that have started, oldest first.
     pub fn list(&self) -> Vec<Run> {
-        self.lock().runs.iter().filter(|run| run.started().is_some()).cloned().collect()
+        self.lock().runs.iter().filter(|run| run.has_started()).cloned().collect()
     }
 
     /// How many runs have not ended.
     pub fn running(&self) -> usize {
-        self.lock().runs.iter().filter(|run| run.exited().is_none()).count()
+        self.lock().runs.iter().filter(|run| !run.has_ended()).count()
     }
 }

@@ -105,6 +105,16 @@ impl Run {
         }
     }
 
+    /// It has begun. Cheaper than to ask how.
+    pub(super) fn has_started(&self) -> bool {
+        !matches!(&*self.shared.state.borrow(), State::Starting)
+    }
+
+    /// It has ended. Cheaper than to ask how.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(&*self.shared.state.borrow(), State::Ended(..))
+    }
+
     /// Waits until it has begun; `None` if it could not.
     pub async fn wait_started(&self) -> Option<Started> {
         let mut state = self.shared.state.clone();
