@@ -174,6 +174,8 @@ async fn print_heading(node: &mut Node, effort: Effort) -> Result<()> {
     let memory_gib = info.memory_bytes >> 30;
     println!("handsd {}, engine {}, cgroup {}", info.version, info.engine, info.cgroup);
     println!("Linux {}, {} processors, {memory_gib} GiB of memory", info.kernel, info.cpus);
-    println!("{} rounds; the median round is told\n", effort.rounds);
+    println!("{} rounds; the median round is told", effort.rounds);
+    println!("floor: of a command, a spawn over the guest's wire plus Node.Info; of a create, unshare(1) of the same");
+    println!("namespaces; of output, a pipe read to its end; of a file, plain reads and writes\n");
     Ok(())
 }
