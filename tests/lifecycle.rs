@@ -242,7 +242,8 @@ async fn churn(daemon: &Daemon, count: usize) {
 async fn thousands_of_attaches_leave_the_daemon_as_it_was() {
     let Some(daemon) = Daemon::start().await else { return };
     let sandbox = daemon.sandbox().await;
-    let run = sandbox.start(shell("echo some output; sleep 1000")).await.unwrap();
+    let mut run = sandbox.start(shell("echo some output; sleep 1000")).await.unwrap();
+    run.read_until("output\n").await.unwrap();
     attach_and_leave(&sandbox, run.id(), 500).await;
     let (descriptors, memory) = (process::descriptors(daemon.pid()).len(), process::resident_kib(daemon.pid()));
     attach_and_leave(&sandbox, run.id(), 9_500).await;

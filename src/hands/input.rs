@@ -98,27 +98,25 @@ impl Writer {
     pub async fn serve(mut self) {
         while let Some((input, reply)) = self.messages.recv().await {
             if matches!(input, Input::Eof) && !self.is_terminal {
-                let result = self.close().await;
-                // A caller that has left does not need to know.
-                let _ = reply.send(result);
-                return;
+                // Before the guest is told: the run may end of it at once, and this task with it. A caller that has left
+                // does not need to know.
+                let _ = reply.send(Ok(()));
+                break;
             }
             let _ = reply.send(self.take(input).await);
         }
-        // Nobody is there to be told.
-        let _ = self.close().await;
+        self.close().await;
     }
 
     /// Ends the input: closes our end of the pipe, and has the guest close the one that it keeps.
-    async fn close(self) -> Result<(), Refusal> {
+    async fn close(self) {
         drop(self.fd);
         if self.is_terminal {
-            return Ok(());
+            return;
         }
-        self.guest.close_input(&self.run).await.map_err(|error| {
+        if let Err(error) = self.guest.close_input(&self.run).await {
             tracing::debug!(run.id = %self.run, %error, "the end of input could not be told");
-            Refusal::Closed
-        })
+        }
     }
 
     async fn take(&self, input: Input) -> Result<(), Refusal> {
