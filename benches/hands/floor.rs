@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use handsd::engine::cgroup;
 use handsd::guest::client::{ExitStatus, Guest};
 use handsd::guest::wire::Spawn;
+use handsd::ids::RunId;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
@@ -82,7 +83,6 @@ pub struct Wire {
     sandbox: String,
     guest: Guest,
     cgroup: Option<OwnedFd>,
-    runs: u64,
     /// The connection.
     _task: JoinSet<()>,
 }
@@ -102,27 +102,30 @@ impl Wire {
         let (guest, connection) = Guest::connect(&directory.join("guest.sock"), pid).await?;
         let mut task = JoinSet::new();
         task.spawn(connection.serve());
-        Ok(Some(Self { sandbox, guest, cgroup: open_cgroup(pid)?, runs: 0, _task: task }))
+        Ok(Some(Self { sandbox, guest, cgroup: open_cgroup(pid)?, _task: task }))
     }
 
     /// Starts a program and waits for its end.
     pub async fn spawn(&mut self, argv: &[&str]) -> Result<Duration> {
-        self.runs += 1;
+        let run = RunId::random();
         let begin = Instant::now();
-        // As every run has them; what they would bring is not looked at.
-        let (_stdout, stdout) = pipe2(OFlag::O_CLOEXEC)?;
-        let (_stderr, stderr) = pipe2(OFlag::O_CLOEXEC)?;
-        let mut fds = vec![stdout, stderr];
+        // As every run has them, the guest's ends and ours; what they would bring is not looked at.
+        let (stdout, stdout_write) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr, stderr_write) = pipe2(OFlag::O_CLOEXEC)?;
+        let mut fds = vec![stdout_write, stderr_write, stdout, stderr];
         fds.extend(self.cgroup.as_ref().map(OwnedFd::try_clone).transpose()?);
         let spawn = Spawn {
-            run: self.runs.to_string(),
+            run: run.to_string(),
             argv: argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
             cwd: b"/".to_vec(),
             cgroup: self.cgroup.is_some(),
             ..Spawn::default()
         };
-        match self.guest.spawn(spawn, fds).await?.exit.await? {
-            ExitStatus::Code(0) => Ok(begin.elapsed()),
+        let status = self.guest.spawn(spawn, fds).await?.exit.await?;
+        let elapsed = begin.elapsed();
+        self.guest.release(&run).await?;
+        match status {
+            ExitStatus::Code(0) => Ok(elapsed),
             status => bail!("{argv:?}: {status:?}"),
         }
     }
