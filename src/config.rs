@@ -14,6 +14,8 @@ pub use defaults::ID_COUNT;
 pub use fault::{Fault, Place};
 pub use listen::{AddressError, HttpAddress, ListenAddress};
 
+use crate::image::{ImageRef, ImageRefError};
+
 mod defaults;
 mod fault;
 mod listen;
@@ -118,13 +120,54 @@ pub struct EngineConfig {
     pub cgroup: CgroupUse,
     /// The first user and group id of the node that sandboxes run as; [`ID_COUNT`] are theirs.
     pub id_base: u32,
+    /// Of the Docker engine.
+    pub docker: DockerConfig,
+}
+
+/// What the Docker engine is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerConfig {
+    /// Docker's socket; absolute and UTF-8.
+    pub socket: PathBuf,
+    /// The OCI runtime, by the name that Docker knows it by; `None` is Docker's default.
+    pub runtime: Option<String>,
+    /// The network of sandboxes: "none", "bridge", or the name of one.
+    pub network_mode: String,
+    /// When images are pulled.
+    pub pull: PullPolicy,
+    /// Which user namespace sandboxes are in.
+    pub user_namespace: UserNamespace,
+    /// Docker's `config.json` with the credentials of registries, if there is a place for one.
+    pub credentials: Option<PathBuf>,
+}
+
+/// When Docker pulls images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// If it does not have them.
+    Missing,
+    /// Never.
+    Never,
+    /// For each sandbox.
+    Always,
+}
+
+/// Which user namespace Docker's sandboxes are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserNamespace {
+    /// The one that Docker is configured to use.
+    Engine,
+    /// The node's, even if Docker is configured to remap users.
+    Host,
 }
 
 /// An engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum EngineKind {
     /// The embedded one.
     Native,
+    /// Docker.
+    Docker,
 }
 
 /// Whether cgroups are used.
@@ -148,6 +191,17 @@ pub struct Overrides {
     /// Where /livez and /readyz are served: a loopback address, or "off"
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<HttpAddress>,
+    /// What makes the containers
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineKind>,
+    /// What sandboxes are made of whose request names no image
+    #[arg(long, value_name = "IMAGE", value_parser = image_reference)]
+    pub image: Option<String>,
+}
+
+/// An image reference, as it is written.
+fn image_reference(text: &str) -> Result<String, ImageRefError> {
+    text.parse::<ImageRef>().map(|_| text.to_owned())
 }
 
 /// What defaults depend on.
@@ -161,6 +215,10 @@ pub struct Environment {
     pub xdg_state_home: Option<PathBuf>,
     /// `$XDG_RUNTIME_DIR`.
     pub xdg_runtime_dir: Option<PathBuf>,
+    /// `$DOCKER_HOST`.
+    pub docker_host: Option<String>,
+    /// `$DOCKER_CONFIG`.
+    pub docker_config: Option<PathBuf>,
 }
 
 /// Why there is no configuration.
@@ -226,6 +284,8 @@ impl Environment {
             home: directory("HOME"),
             xdg_state_home: directory("XDG_STATE_HOME"),
             xdg_runtime_dir: directory("XDG_RUNTIME_DIR"),
+            docker_host: std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()),
+            docker_config: directory("DOCKER_CONFIG"),
         }
     }
 }

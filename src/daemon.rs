@@ -29,12 +29,15 @@ use crate::api::proto::sandboxes_server::SandboxesServer;
 use crate::api::proto::{DESCRIPTORS, Defaults as DefaultsMessage, NodeInfo};
 use crate::check;
 use crate::client::MESSAGE_BYTES;
-use crate::config::{CgroupUse, Config, ListenAddress};
+use crate::config::{self, CgroupUse, Config, DockerConfig, EngineKind, ListenAddress};
+use crate::engine::docker::{self, Docker};
 use crate::engine::native::{Ids, Native};
 use crate::engine::{Engine, EngineError, Limits, cgroup};
 use crate::hands;
+use crate::health::watch_engine;
+use crate::ids::SandboxId;
 use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership};
-use crate::sandbox::{Defaults, IdleTimeout, Sandboxes};
+use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile};
 use crate::telemetry::chain;
 
 /// Silence after which a connection is asked whether it is still there, and how long the answer may take: a client that
@@ -120,7 +123,7 @@ impl Daemon {
         let lock = lock_state(&config.state_dir)?;
         let host = check::probe(&config.state_dir, None);
         let is_root = nix::unistd::geteuid().is_root();
-        let engine: Arc<dyn Engine> = Arc::new(start_engine(config, is_root)?);
+        let engine = start_engine(config, is_root).await?;
         remove_leftovers(&*engine, &config.state_dir).await?;
         let defaults = defaults(config)?;
         let info = node_info(config, &host, engine.name(), is_root);
@@ -151,6 +154,7 @@ impl Daemon {
             http: None,
             _lock: lock,
         };
+        daemon.watch_over();
         let routes = routes.routes();
         for address in &config.grpc {
             daemon.serve_grpc(address, routes.clone()).await?;
@@ -171,6 +175,15 @@ impl Daemon {
     #[must_use]
     pub fn http(&self) -> Option<SocketAddr> {
         self.http
+    }
+
+    /// Begins what goes on beside the requests.
+    fn watch_over(&mut self) {
+        let (sandboxes, reporter, stop) = (self.sandboxes.clone(), self.health.clone(), self.stop.clone());
+        self.servers.spawn(async move {
+            watch_engine::<SandboxesServer<SandboxesService>>(sandboxes.engine(), reporter, stop).await;
+        });
+        self.servers.spawn(reconcile(self.sandboxes.clone(), self.stop.clone()));
     }
 
     async fn serve_grpc(&mut self, address: &ListenAddress, routes: Routes) -> Result<(), DaemonError> {
@@ -233,6 +246,32 @@ impl Daemon {
     }
 }
 
+/// What is removed by [`sweep`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// Nothing: it is only listed.
+    DryRun,
+    /// All of it.
+    Remove,
+}
+
+/// Finds what daemons that were killed left in the state directory and in the engine. It is no daemon's now, because this
+/// holds the lock that a daemon would. Calls `found` with each before it is removed.
+///
+/// # Errors
+/// See [`DaemonError`].
+pub async fn sweep(config: &Config, sweep: Sweep, mut found: impl FnMut(&SandboxId)) -> Result<(), DaemonError> {
+    let _lock = lock_state(&config.state_dir)?;
+    let engine = start_engine(config, nix::unistd::geteuid().is_root()).await?;
+    for id in engine.list().await.map_err(DaemonError::Engine)? {
+        found(&id);
+        if sweep == Sweep::Remove {
+            engine.remove(&id).await.map_err(DaemonError::Engine)?;
+        }
+    }
+    Ok(())
+}
+
 /// Chunks of files and output are longer than gRPC's usual limit allows with what is around them.
 fn sized<T: crate::api::proto::hands_server::Hands>(server: HandsServer<T>) -> HandsServer<T> {
     server.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
@@ -256,7 +295,16 @@ fn lock_state(path: &Path) -> Result<Flock<fs::File>, DaemonError> {
     }
 }
 
-fn start_engine(config: &Config, is_root: bool) -> Result<Native, DaemonError> {
+async fn start_engine(config: &Config, is_root: bool) -> Result<Arc<dyn Engine>, DaemonError> {
+    let instance =
+        instance(&config.state_dir).map_err(|source| DaemonError::State { path: config.state_dir.clone(), source })?;
+    match config.engine.kind {
+        EngineKind::Native => Ok(Arc::new(start_native(config, &instance, is_root)?)),
+        EngineKind::Docker => Ok(Arc::new(start_docker(config, &instance).await?)),
+    }
+}
+
+fn start_native(config: &Config, instance: &str, is_root: bool) -> Result<Native, DaemonError> {
     let settings = ImageSettings {
         max_unpacked_bytes: config.image.max_unpacked,
         plain_http: config.image.plain_http.clone(),
@@ -264,26 +312,54 @@ fn start_engine(config: &Config, is_root: bool) -> Result<Native, DaemonError> {
         ..ImageSettings::default()
     };
     let images = ImageStore::open(config.state_dir.join("images"), settings).map_err(DaemonError::Images)?;
-    let cgroups = match config.engine.cgroup {
-        CgroupUse::Auto => open_cgroups(&config.state_dir).map_err(|source| {
-            DaemonError::Engine(EngineError::Step { step: "open the cgroup tree".to_owned(), source })
-        })?,
-        CgroupUse::Off => None,
-    };
+    let cgroups = open_cgroups(config, |host| cgroup::Tree::open(host, instance))?;
     let ids = if is_root { Ids::Range(config.engine.id_base) } else { Ids::Own };
     let executable = PathBuf::from("/proc/self/exe");
     Native::open(&config.state_dir, executable, images, cgroups, ids).map_err(DaemonError::Engine)
 }
 
-/// The place for this daemon's cgroups is named after its state directory, so that the next one finds it again.
-fn open_cgroups(state: &Path) -> io::Result<Option<cgroup::Tree>> {
+async fn start_docker(config: &Config, instance: &str) -> Result<Docker, DaemonError> {
+    let DockerConfig { socket, runtime, network_mode, pull, user_namespace, credentials } =
+        config.engine.docker.clone();
+    let settings = docker::Settings {
+        socket,
+        runtime,
+        network_mode,
+        pull: match pull {
+            config::PullPolicy::Missing => docker::Pull::Missing,
+            config::PullPolicy::Never => docker::Pull::Never,
+            config::PullPolicy::Always => docker::Pull::Always,
+        },
+        user_namespace: match user_namespace {
+            config::UserNamespace::Engine => docker::UserNamespace::Engine,
+            config::UserNamespace::Host => docker::UserNamespace::Host,
+        },
+        credentials,
+    };
+    let cgroups = open_cgroups(config, |host| cgroup::Containers::open(host, instance))?;
+    Docker::open(&config.state_dir, instance, settings, cgroups).await.map_err(DaemonError::Engine)
+}
+
+fn open_cgroups<T>(
+    config: &Config,
+    open: impl FnOnce(cgroup::Host) -> io::Result<Option<T>>,
+) -> Result<Option<T>, DaemonError> {
+    let opened = match config.engine.cgroup {
+        CgroupUse::Auto => cgroup::Host::probe().and_then(|mut host| {
+            host.mount_unified(Path::new(CGROUP2))?;
+            open(host)
+        }),
+        CgroupUse::Off => Ok(None),
+    };
+    opened.map_err(|source| DaemonError::Engine(EngineError::Step { step: "open the cgroup tree".to_owned(), source }))
+}
+
+/// What this daemon's cgroups and containers are known by. It is made of the state directory, so that the next daemon
+/// finds them again.
+fn instance(state: &Path) -> io::Result<String> {
     use sha2::{Digest, Sha256};
-    let state = state.canonicalize()?;
-    let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
-    let instance: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let mut host = cgroup::Host::probe()?;
-    host.mount_unified(Path::new(CGROUP2))?;
-    cgroup::Tree::open(host, &instance)
+    let digest = Sha256::digest(state.canonicalize()?.as_os_str().as_encoded_bytes());
+    Ok(digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Removes what a daemon that was killed left behind.

@@ -80,6 +80,7 @@ fn config(directory: &Path) -> anyhow::Result<Config> {
         state_dir: Some(directory.join("state")),
         grpc: vec![ListenAddress::Unix(directory.join("handsd.sock"))],
         http: Some(HttpAddress::Off),
+        ..Overrides::default()
     };
     let mut config = Config::load(None, &overrides, &Environment::current())?;
     // The timeline tells what goes well.

@@ -90,6 +90,8 @@ pub mod engine;
 #[cfg(feature = "daemon")]
 pub mod hands;
 #[cfg(feature = "daemon")]
+pub mod health;
+#[cfg(feature = "daemon")]
 pub mod ids;
 #[cfg(feature = "daemon")]
 pub mod image;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use handsd::check;
 use handsd::config::{Config, Environment, Overrides};
-use handsd::daemon::Daemon;
+use handsd::daemon::{self, Daemon, Sweep};
 use handsd::engine::native::zygote;
 use handsd::telemetry::{self, Colour};
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +43,17 @@ enum Command {
     },
     /// Take a tour of what it does, with a daemon of its own that is gone afterwards
     Demo,
+    /// Remove what a daemon that was killed left behind, while none runs; a daemon that runs does so itself
+    Gc {
+        /// Configuration file (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Only print what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
     /// The process that makes sandboxes; the daemon starts it
     #[command(hide = true, name = zygote::ARGUMENT)]
     Zygote,
@@ -85,6 +96,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(if is_lacking { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         Command::Demo => runtime()?.block_on(demo::run()),
+        Command::Gc { config, dry_run, overrides } => {
+            let config = Config::load(config.as_deref(), &overrides, &Environment::current())?;
+            let sweep = if dry_run { Sweep::DryRun } else { Sweep::Remove };
+            runtime()?.block_on(daemon::sweep(&config, sweep, |id| println!("{id}")))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Zygote => unreachable!("handled before there is a runtime"),
     }
 }

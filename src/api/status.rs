@@ -105,6 +105,10 @@ fn engine_fault(error: &EngineError, message: String) -> Fault {
         EngineError::FreezeUnsupported => {
             Fault::new(Code::FailedPrecondition, ErrorReason::HibernateUnsupported, message)
         }
+        EngineError::ImageUnsupported { .. } => {
+            Fault::new(Code::InvalidArgument, ErrorReason::ArgumentInvalid, message).about("image")
+        }
+        EngineError::Unavailable { .. } => Fault::new(Code::Unavailable, ErrorReason::EngineUnavailable, message),
         EngineError::Step { .. } => Fault::new(Code::Internal, ErrorReason::SandboxCreateFailed, message),
         EngineError::Gone => Fault::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
     }
@@ -117,7 +121,9 @@ fn image_fault(error: &ImageError, message: String) -> Fault {
         ImageError::Invalid { .. } | ImageError::TooLarge { .. } => {
             (Code::FailedPrecondition, ErrorReason::ImageInvalid)
         }
-        ImageError::Pull { .. } | ImageError::PullTimeout { .. } => (Code::Unavailable, ErrorReason::ImagePullFailed),
+        ImageError::Pull { .. } | ImageError::PullRefused { .. } | ImageError::PullTimeout { .. } => {
+            (Code::Unavailable, ErrorReason::ImagePullFailed)
+        }
         ImageError::Io { .. } => (Code::Internal, ErrorReason::SandboxCreateFailed),
     };
     Fault::new(code, reason, message)

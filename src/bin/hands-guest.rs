@@ -1,15 +1,16 @@
-//! PID 1 of a sandbox; see `handsd::guest::agent`. The daemon starts it with the descriptor of a bound unix socket.
+//! PID 1 of a sandbox; see `handsd::guest::agent`.
+//!
+//! Whoever starts it either leaves it the descriptor of a bound unix socket, or names the place of one in its arguments.
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::ExitCode;
 
-/// The descriptor that the daemon leaves open for us.
-const LISTENER: i32 = 3;
+use handsd::guest::agent;
 
 fn main() -> ExitCode {
-    // SAFETY: whoever starts us passes a socket here, and nothing else in this process has touched it.
-    let listener = unsafe { OwnedFd::from_raw_fd(LISTENER) };
-    let error = handsd::guest::agent::serve(listener);
+    let error = match agent::Options::parse(std::env::args_os().skip(1)) {
+        Ok(options) => agent::start(&options),
+        Err(error) => error,
+    };
     eprintln!("hands-guest: {error}");
     ExitCode::FAILURE
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{CgroupUse, EngineKind, LogFormat};
+use super::{CgroupUse, EngineKind, LogFormat, PullPolicy, UserNamespace};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -84,7 +84,7 @@ pub(super) const MAX_UNPACKED: u64 = 20 * GIB;
 /// Nothing unpacks to less than the lower one.
 pub(super) const MAX_UNPACKED_BOUNDS: RangeInclusive<u64> = MIB..=MAX_SIZE;
 
-/// The only one so far.
+/// Nothing has to be installed for it.
 pub(super) const ENGINE: EngineKind = EngineKind::Native;
 /// Limits and whole kills, wherever the host offers them.
 pub(super) const CGROUP: CgroupUse = CgroupUse::Auto;
@@ -95,6 +95,17 @@ pub(super) const ID_BASE: u32 = 0x4000_0000;
 pub(super) const ID_BASE_BOUNDS: RangeInclusive<u32> = ID_COUNT..=u32::MAX - ID_COUNT;
 /// How many user and group ids sandboxes have, from `id_base` on: the 16 bits that every Unix has had.
 pub const ID_COUNT: u32 = 65_536;
+
+/// Where Docker listens unless it was told otherwise.
+pub(super) const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// Docker cannot make sandboxes of the node's own programs; this one has what most first commands want.
+pub(super) const DOCKER_IMAGE: &str = "debian:12";
+/// Loopback only, as with the native engine.
+pub(super) const NETWORK_MODE: &str = "none";
+/// As Docker's own command line does.
+pub(super) const PULL: PullPolicy = PullPolicy::Missing;
+/// Whoever has configured Docker knows best.
+pub(super) const USER_NAMESPACE: UserNamespace = UserNamespace::Engine;
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)

@@ -10,8 +10,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::section::{self, Section, choice, integer, limit, number, text};
 use super::{
-    AddressError, CgroupUse, Config, EngineConfig, EngineKind, Environment, Fault, HttpAddress, ImageConfig,
-    ListenAddress, LogConfig, LogFormat, Overrides, RunDefaults, SandboxDefaults, defaults, units,
+    AddressError, CgroupUse, Config, DockerConfig, EngineConfig, EngineKind, Environment, Fault, HttpAddress,
+    ImageConfig, ListenAddress, LogConfig, LogFormat, Overrides, PullPolicy, RunDefaults, SandboxDefaults,
+    UserNamespace, defaults, units,
 };
 use crate::image::ImageRef;
 
@@ -20,14 +21,15 @@ pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environmen
     section::read(text, |root| {
         let state_dir = state_dir(root, overrides, environment);
         let grpc = grpc(root, overrides, environment, &state_dir);
+        let engine = root.section("engine", |section| engine(section, overrides, environment));
         Config {
             http: http(root, overrides, &grpc),
             grpc,
             log: root.section("log", log),
-            sandbox: root.section("sandbox", sandbox),
+            sandbox: root.section("sandbox", |section| sandbox(section, engine.kind, overrides)),
             run: root.section("run", run),
             image: root.section("image", image),
-            engine: root.section("engine", engine),
+            engine,
             state_dir,
         }
     })
@@ -99,10 +101,14 @@ fn log(log: &mut Section<'_, '_>) -> LogConfig {
     }
 }
 
-fn sandbox(sandbox: &mut Section<'_, '_>) -> SandboxDefaults {
+fn sandbox(sandbox: &mut Section<'_, '_>, engine: EngineKind, overrides: &Overrides) -> SandboxDefaults {
     let image = sandbox.take("image", text(image_reference));
+    let default = match engine {
+        EngineKind::Native => defaults::IMAGE,
+        EngineKind::Docker => defaults::DOCKER_IMAGE,
+    };
     SandboxDefaults {
-        image: image.unwrap_or_else(|| defaults::IMAGE.to_owned()),
+        image: overrides.image.clone().or(image).unwrap_or_else(|| default.to_owned()),
         memory: sandbox.take("memory", limit(size(defaults::MEMORY_BOUNDS))).unwrap_or(defaults::MEMORY),
         cpus: sandbox.take("cpus", limit(number(defaults::CPUS_BOUNDS))).unwrap_or(defaults::CPUS),
         pids: sandbox.take("pids", limit(integer(defaults::PIDS_BOUNDS))).unwrap_or(defaults::PIDS),
@@ -142,14 +148,63 @@ fn image(image: &mut Section<'_, '_>) -> ImageConfig {
     }
 }
 
-fn engine(engine: &mut Section<'_, '_>) -> EngineConfig {
+fn engine(engine: &mut Section<'_, '_>, overrides: &Overrides, environment: &Environment) -> EngineConfig {
+    let kind = engine.take("kind", choice([("native", EngineKind::Native), ("docker", EngineKind::Docker)]));
+    let kind = overrides.engine.or(kind).unwrap_or(defaults::ENGINE);
     EngineConfig {
-        kind: engine.take("kind", choice([("native", EngineKind::Native)])).unwrap_or(defaults::ENGINE),
+        kind,
         cgroup: engine
             .take("cgroup", choice([("auto", CgroupUse::Auto), ("off", CgroupUse::Off)]))
             .unwrap_or(defaults::CGROUP),
         id_base: engine.take("id_base", integer(defaults::ID_BASE_BOUNDS)).unwrap_or(defaults::ID_BASE),
+        docker: engine.section("docker", |section| docker(section, kind, environment)),
     }
+}
+
+fn docker(docker: &mut Section<'_, '_>, kind: EngineKind, environment: &Environment) -> DockerConfig {
+    let pull = [("missing", PullPolicy::Missing), ("never", PullPolicy::Never), ("always", PullPolicy::Always)];
+    let user_namespace = [("engine", UserNamespace::Engine), ("host", UserNamespace::Host)];
+    let runtime =
+        docker.take("runtime", text(|name| if name.is_empty() { Ok(None) } else { docker_name(name).map(Some) }));
+    DockerConfig {
+        socket: docker_socket(docker, kind, environment),
+        runtime: runtime.flatten(),
+        network_mode: docker
+            .take("network_mode", text(docker_name))
+            .unwrap_or_else(|| defaults::NETWORK_MODE.to_owned()),
+        pull: docker.take("pull", choice(pull)).unwrap_or(defaults::PULL),
+        user_namespace: docker.take("user_namespace", choice(user_namespace)).unwrap_or(defaults::USER_NAMESPACE),
+        credentials: docker.take("credentials", text(credentials)).unwrap_or_else(|| {
+            let below_home = || environment.home.as_ref().map(|home| home.join(".docker"));
+            environment.docker_config.clone().or_else(below_home).map(|config| config.join("config.json"))
+        }),
+    }
+}
+
+fn docker_socket(docker: &mut Section<'_, '_>, kind: EngineKind, environment: &Environment) -> PathBuf {
+    if let Some(written) = docker.take("socket", text(directory)) {
+        return written;
+    }
+    let Some(host) = &environment.docker_host else { return PathBuf::from(defaults::DOCKER_SOCKET) };
+    let path = host.strip_prefix("unix://").and_then(|path| directory(path).ok());
+    // Who uses another engine may well have a Docker elsewhere.
+    let elsewhere = kind == EngineKind::Docker && path.is_none();
+    docker.reject("socket", elsewhere.then(|| format!("expected a unix socket: DOCKER_HOST is {host:?}")));
+    path.unwrap_or_else(|| PathBuf::from(defaults::DOCKER_SOCKET))
+}
+
+/// The word "none", or a file.
+fn credentials(text: &str) -> Result<Option<PathBuf>, String> {
+    match text {
+        "none" => Ok(None),
+        path => directory(path).map(Some).map_err(|expected| format!("{expected}, or \"none\"")),
+    }
+}
+
+/// As Docker names runtimes and networks.
+fn docker_name(text: &str) -> Result<String, String> {
+    let usable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if usable { Ok(text.to_owned()) } else { Err("a name of letters, digits, dots and dashes".to_owned()) }
 }
 
 /// Bytes: a whole number, or text with a unit.

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::{CgroupUse, Config, EngineKind, LogFormat, units};
+use super::{CgroupUse, Config, DockerConfig, EngineKind, LogFormat, PullPolicy, UserNamespace, units};
 
 impl Config {
     /// The effective configuration as TOML, each key with a word of explanation. [`Config::parse`] reads it back to the
     /// same configuration.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        [self.listening(), self.log(), self.sandbox(), self.run(), self.image(), self.engine()].join("\n")
+        [self.listening(), self.log(), self.sandbox(), self.run(), self.image(), self.engine(), self.docker()]
+            .join("\n")
     }
 
     fn listening(&self) -> String {
@@ -119,6 +120,7 @@ plain_http = [{plain_http}]
     fn engine(&self) -> String {
         let kind = match self.engine.kind {
             EngineKind::Native => "native",
+            EngineKind::Docker => "docker",
         };
         let cgroup = match self.engine.cgroup {
             CgroupUse::Auto => "auto",
@@ -127,7 +129,7 @@ plain_http = [{plain_http}]
         format!(
             "\
 [engine]
-# What makes the containers: \"native\".
+# What makes the containers: \"native\" or \"docker\".
 kind = \"{kind}\"
 # \"auto\" uses the cgroups that the host has; \"off\" uses none: no limits, and kills that a process can escape.
 cgroup = \"{cgroup}\"
@@ -135,6 +137,41 @@ cgroup = \"{cgroup}\"
 id_base = {id_base:#x}
 ",
             id_base = self.engine.id_base,
+        )
+    }
+
+    fn docker(&self) -> String {
+        let DockerConfig { socket, runtime, network_mode, pull, user_namespace, credentials } = &self.engine.docker;
+        let pull = match pull {
+            PullPolicy::Missing => "missing",
+            PullPolicy::Never => "never",
+            PullPolicy::Always => "always",
+        };
+        let user_namespace = match user_namespace {
+            UserNamespace::Engine => "engine",
+            UserNamespace::Host => "host",
+        };
+        let credentials = credentials.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+        format!(
+            "\
+# Of the engine \"docker\".
+[engine.docker]
+socket = {socket}
+# The OCI runtime, by the name that Docker knows it by; \"\" is Docker's default.
+runtime = {runtime}
+# The network of sandboxes: \"none\", \"bridge\", or the name of one.
+network_mode = {network_mode}
+# Images are pulled if they are \"missing\", \"never\", or \"always\".
+pull = \"{pull}\"
+# The user namespace of sandboxes: as the \"engine\" is configured, or the \"host\"'s.
+user_namespace = \"{user_namespace}\"
+# Docker's file with the credentials of registries, or \"none\".
+credentials = {credentials}
+",
+            socket = text(&socket.display().to_string()),
+            runtime = text(runtime.as_deref().unwrap_or_default()),
+            network_mode = text(network_mode),
+            credentials = text(&credentials),
         )
     }
 }

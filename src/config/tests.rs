@@ -48,6 +48,26 @@ fn a_user_keeps_state_at_home_and_the_socket_in_the_runtime_directory() {
 }
 
 #[test]
+fn docker_is_where_the_environment_says_unless_the_file_says_otherwise() {
+    let mut environment = Environment { docker_host: Some("unix:///run/user/1/docker.sock".to_owned()), ..user() };
+    let docker =
+        |text: &str, environment: &Environment| Config::parse(text, environment).map(|config| config.engine.docker);
+    let found = docker("", &environment).unwrap();
+    assert_eq!(found.socket, Path::new("/run/user/1/docker.sock"));
+    assert_eq!(found.credentials.as_deref(), Some(Path::new("/home/ada/.docker/config.json")));
+    let written = docker("[engine.docker]\nsocket = '/d.sock'", &environment).unwrap();
+    assert_eq!(written.socket, Path::new("/d.sock"));
+
+    environment.docker_host = Some("tcp://10.0.0.1:2375".to_owned());
+    assert!(docker("", &environment).is_ok());
+    let faults = docker("[engine]\nkind = 'docker'", &environment).unwrap_err();
+    assert_eq!(
+        faults[0].to_string(),
+        "engine.docker.socket: expected a unix socket: DOCKER_HOST is \"tcp://10.0.0.1:2375\""
+    );
+}
+
+#[test]
 fn without_a_home_the_state_directory_must_be_named() {
     let environment = Environment::default();
     let faults = Config::parse("", &environment).unwrap_err();
@@ -87,6 +107,13 @@ plain_http = ['registry.local:5000']
 kind = 'native'
 cgroup = 'off'
 id_base = 0x10000
+[engine.docker]
+socket = '/run/other.sock'
+runtime = 'runsc'
+network_mode = 'bridge'
+pull = 'never'
+user_namespace = 'host'
+credentials = '/etc/handsd/docker.json'
 ";
     let config = Config::parse(text, &root()).unwrap();
     let expected = Config {
@@ -112,7 +139,19 @@ id_base = 0x10000
             max_runs: 1,
         },
         image: ImageConfig { max_unpacked: 1 << 30, plain_http: vec!["registry.local:5000".to_owned()] },
-        engine: EngineConfig { kind: EngineKind::Native, cgroup: CgroupUse::Off, id_base: 0x10000 },
+        engine: EngineConfig {
+            kind: EngineKind::Native,
+            cgroup: CgroupUse::Off,
+            id_base: 0x10000,
+            docker: DockerConfig {
+                socket: "/run/other.sock".into(),
+                runtime: Some("runsc".to_owned()),
+                network_mode: "bridge".to_owned(),
+                pull: PullPolicy::Never,
+                user_namespace: UserNamespace::Host,
+                credentials: Some("/etc/handsd/docker.json".into()),
+            },
+        },
     };
     assert_eq!(config, expected);
     assert_eq!(Config::parse(&config.to_toml(), &user()).unwrap(), expected);
@@ -129,7 +168,7 @@ timeout = 300
 output_cap = '1K'
 max_runs = 0
 [engine]
-kind = 'docker'
+kind = 'podman'
 ";
     let faults = faults(text);
     let expected = [
@@ -140,7 +179,7 @@ kind = 'docker'
         "5:11: run.timeout: expected a duration like \"90s\" or \"10m\", from 1s to 30days, found 300",
         "6:15: run.output_cap: expected a size like \"512MiB\" or a number of bytes, from 64KiB to 1024TiB, found \"1K\"",
         "7:12: run.max_runs: expected a whole number from 1 to 32768, found 0",
-        "9:9: engine.kind: expected \"native\", found \"docker\"",
+        "9:9: engine.kind: expected \"native\" or \"docker\", found \"podman\"",
     ];
     assert_eq!(faults.len(), expected.len(), "{faults:#?}");
     for (fault, expected) in faults.iter().zip(expected) {
@@ -200,6 +239,7 @@ fn flags_win_over_the_file() {
         state_dir: Some("/flag".into()),
         grpc: vec!["unix:/flag/socket".parse().unwrap()],
         http: Some("127.0.0.1:9".parse().unwrap()),
+        ..Overrides::default()
     };
     let config = Config::load(Some(file.path()), &overrides, &root()).unwrap();
     assert_eq!(config.state_dir, Path::new("/flag"));
@@ -329,4 +369,13 @@ proptest! {
         config.engine.id_base = id_base;
         prop_assert_eq!(Config::parse(&config.to_toml(), &user()).unwrap(), config);
     }
+}
+
+#[test]
+fn the_command_line_chooses_engine_and_image_over_the_file() {
+    let overrides =
+        Overrides { engine: Some(EngineKind::Docker), image: Some("debian:12".to_owned()), ..Overrides::default() };
+    let text = "[engine]\nkind = 'native'\n[sandbox]\nimage = 'host'\n";
+    let config = parse::config(text, &overrides, &root()).unwrap();
+    assert_eq!((config.engine.kind, config.sandbox.image.as_str()), (EngineKind::Docker, "debian:12"));
 }

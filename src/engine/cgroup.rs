@@ -9,6 +9,9 @@
 //! <cgroup2>/handsd/<instance>/<sandbox>/<run>       a run
 //! <v1 controller>/handsd/<instance>/<sandbox>       limits, if the controllers are there
 //! ```
+//!
+//! That is [`Tree`]. A container that another engine has made keeps the cgroups and limits that this gave it, and
+//! [`Containers`] finds a place for its runs.
 
 use std::fs;
 use std::io;
@@ -19,12 +22,14 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 use tokio::time::timeout;
 
+pub use container::Containers;
 pub use host::{Controller, Host, Mode};
 pub use run::{Member, Run};
 
 use super::Limits;
 use crate::ids::{RunId, SandboxId};
 
+mod container;
 mod events;
 mod host;
 mod run;

@@ -1,7 +1,7 @@
 //! What makes containers.
 //!
 //! An engine makes the container, starts the guest in it as PID 1, says when it ends, and removes it. All else goes
-//! through the guest. [`native`] is the embedded one.
+//! through the guest. [`native`] is the embedded one; [`docker`] drives a Docker engine.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,6 +18,7 @@ use crate::ids::SandboxId;
 use crate::image::{ImageError, ImageRef};
 
 pub mod cgroup;
+pub mod docker;
 pub mod native;
 
 /// What a sandbox is to be.
@@ -111,6 +112,14 @@ impl Process {
         Ok(Self(readiness::watch(pidfd, Interest::READABLE)?))
     }
 
+    /// The process that has this id now.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2) and epoll_ctl(2).
+    pub fn open(pid: u32) -> io::Result<Self> {
+        Self::new(native::sys::pidfd_open(pid)?)
+    }
+
     /// Waits until it has ended and says how, as far as that is known: only a parent is told. Cancel-safe.
     pub async fn ended(&self) -> String {
         // A descriptor that cannot be waited for is one of a process that is gone.
@@ -167,6 +176,15 @@ pub trait Engine: Send + Sync + 'static {
     /// See [`EngineError`]; what could be removed is gone all the same.
     async fn remove(&self, id: &SandboxId) -> Result<(), EngineError>;
 
+    /// Whether it can make and remove sandboxes now. Those that run do not depend on it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`]
+    async fn ping(&self) -> Result<(), EngineError>;
+
+    /// What the engine knows about the end of a sandbox's first process, for people.
+    async fn post_mortem(&self, id: &SandboxId) -> Option<String>;
+
     /// The sandboxes of which there is anything, running or not.
     ///
     /// # Errors
@@ -197,6 +215,23 @@ pub enum EngineError {
     /// The host cannot freeze processes.
     #[error("this host cannot freeze processes: it has no cgroups that handsd may use")]
     FreezeUnsupported,
+    /// This engine cannot make sandboxes of such an image.
+    #[error("image {image}: the {engine} engine has no such images; name one of a registry, a tar or an archive")]
+    ImageUnsupported {
+        /// As asked for.
+        image: ImageRef,
+        /// Its name.
+        engine: &'static str,
+    },
+    /// The engine behind this one does not answer, or not in time. It may later.
+    #[error("{step}")]
+    Unavailable {
+        /// What was being done.
+        step: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
     /// A step failed on the host.
     #[error("{step}")]
     Step {

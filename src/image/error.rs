@@ -47,6 +47,14 @@ pub enum ImageError {
         #[source]
         source: Arc<OciDistributionError>,
     },
+    /// The registry could not be reached, or refused, as another program says that pulled for us.
+    #[error("pull from {registry}: {reason}")]
+    PullRefused {
+        /// Host and port of the registry.
+        registry: String,
+        /// In that program's words.
+        reason: String,
+    },
     /// The registry did not answer in time.
     #[error("pull from {registry}: no answer within {seconds} s")]
     PullTimeout {

@@ -1,9 +1,11 @@
 //! The task that owns a sandbox: it makes it, watches it, puts it to sleep and wakes it, and removes it when asked to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::idle::Activity;
 use super::registry::Defaults;
@@ -14,6 +16,9 @@ use crate::guest::client::Guest;
 use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
 use crate::telemetry::chain;
+
+/// How long the engine may take to say more about the end of a sandbox. It is worth little, and its runs wait for it.
+const POST_MORTEM_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The task.
 pub struct Driver {
@@ -112,7 +117,7 @@ impl Driver {
         let last = loop {
             match self.next_event(&init, &mut connection, &mut orders).await {
                 Event::Destroy => break Observation::DestroyRequested,
-                Event::GuestGone(why) => break Observation::GuestGone(why.into()),
+                Event::GuestGone(why) => break Observation::GuestGone(self.explain(why).await.into()),
                 Event::Order(order) => self.serve(order).await,
                 Event::Idle => self.fall_asleep().await,
             }
@@ -148,6 +153,14 @@ impl Driver {
             _ = connection.join_next() => Event::GuestGone("the guest closed its connection".to_owned()),
             Some(order) = orders.recv() => Event::Order(order),
             () = idle => Event::Idle,
+        }
+    }
+
+    /// How the sandbox ended, with what the engine adds to it.
+    async fn explain(&self, ended: String) -> String {
+        match timeout(POST_MORTEM_DEADLINE, self.engine.post_mortem(&self.profile.id)).await {
+            Ok(Some(more)) => format!("{ended}; {more}"),
+            Ok(None) | Err(_) => ended,
         }
     }
 

@@ -18,10 +18,12 @@ use state::{Failure, Phase};
 
 mod driver;
 mod idle;
+mod reconcile;
 mod registry;
 pub mod state;
 
 pub use idle::Lease;
+pub use reconcile::reconcile;
 pub use registry::{Defaults, Sandboxes};
 
 use idle::Activity;

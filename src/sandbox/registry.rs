@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::driver::Driver;
 use super::idle::Activity;
-use super::state::Phase;
+use super::state::{FailureKind, Phase};
 use super::{DEFAULT_WORKSPACE, IdleTimeout, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits};
 use crate::engine::{Engine, Limits};
 use crate::hands;
@@ -188,6 +188,14 @@ impl Sandboxes {
         let mut rest = table.sandboxes.values().filter(is_after).filter(has_labels);
         let page: Vec<Sandbox> = rest.by_ref().take(limit).cloned().collect();
         (page, rest.next().is_some())
+    }
+
+    /// Those that have failed in one way.
+    #[must_use]
+    pub fn failed(&self, kind: FailureKind) -> Vec<Sandbox> {
+        let is_failed =
+            |sandbox: &&Sandbox| matches!(sandbox.snapshot().phase, Phase::Failed(failure) if failure.kind == kind);
+        self.lock().sandboxes.values().filter(is_failed).cloned().collect()
     }
 
     /// How many there are.

@@ -83,7 +83,7 @@ impl Host {
     }
 
     /// The mounts in a mountinfo (proc_pid_mountinfo(5)).
-    fn from_mountinfo(mountinfo: &str) -> Self {
+    pub(super) fn from_mountinfo(mountinfo: &str) -> Self {
         let mut host = Self::default();
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };

@@ -16,14 +16,14 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, listen, socket};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, chown, dup2_raw, pivot_root, sethostname, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, chdir, dup2_raw, pivot_root, sethostname, setresgid, setresuid};
 
 use super::jail::{self, Filter};
 use super::rootfs::{GUEST_PATH, Root};
 use super::sys;
+use super::zygote::Order;
 use super::zygote::process::{Fault, Step};
-use super::zygote::{Order, Setup};
-use crate::guest::agent::users;
+use crate::guest::agent::workspace;
 
 /// What a sandbox does not share with the node. Its cgroup namespace comes later, when it is in its cgroups.
 pub const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
@@ -48,8 +48,6 @@ pub struct Birth<'a> {
     pub filter: &'a Filter,
     /// Paths to mask besides those that every host has.
     pub masked: &'a [CString],
-    /// Who it is on the node.
-    pub setup: &'a Setup,
 }
 
 impl Birth<'_> {
@@ -90,7 +88,7 @@ impl Birth<'_> {
         mask(self.masked)?;
         bring_up_loopback().step("bring up the loopback")?;
         sethostname(&self.order.id).step("set the host name")?;
-        self.make_workspace()?;
+        workspace::make(Path::new(&self.order.workspace), &self.order.user).step("make the workspace")?;
         unshare(CloneFlags::CLONE_NEWCGROUP).step("enter a cgroup namespace")?;
         self.arrange_descriptors().step("arrange descriptors")?;
         jail::drop_capabilities().step("drop capabilities")?;
@@ -113,23 +111,6 @@ impl Birth<'_> {
             ensure_directory(Path::new(place)).step("make a mount point")?;
         }
         sys::attach_mount(self.root.dev.as_fd(), c"dev").step("attach /dev")
-    }
-
-    /// Makes the workspace, for the user. Its parents are root's.
-    fn make_workspace(&self) -> Result<(), Fault> {
-        let workspace = Path::new(&self.order.workspace);
-        if fs::symlink_metadata(workspace).is_ok() {
-            return Ok(());
-        }
-        fs::create_dir_all(workspace).step("make the workspace")?;
-        match users::lookup(&self.order.user) {
-            Ok(user) if user.uid < self.setup.id_count && user.gid < self.setup.id_count => {
-                let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-                chown(workspace, Some(uid), Some(gid)).step("own the workspace")
-            }
-            // The first run says what is wrong with the user.
-            Ok(_) | Err(_) => Ok(()),
-        }
     }
 
     /// Leaves the guest the sandbox's own /dev/null thrice, its socket, and nothing else.

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 
+use super::sys;
 use crate::guest::readiness;
 
 /// The record's file in the sandbox's directory.
@@ -81,15 +82,11 @@ impl Init {
 
     /// A descriptor of the process; `None` if it is gone.
     fn open(&self) -> io::Result<Option<OwnedFd>> {
-        // SAFETY: a plain system call on values.
-        let result = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) });
-        let fd = match result {
-            Ok(fd) => RawFd::try_from(fd).map_err(io::Error::other)?,
+        let pidfd = match sys::pidfd_open(self.pid) {
+            Ok(pidfd) => pidfd,
             Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(fd) };
         // Looked at after opening: the descriptor cannot change hands any more.
         Ok(Self::of(self.pid).is_ok_and(|now| now == *self).then_some(pidfd))
     }

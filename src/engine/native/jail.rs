@@ -12,7 +12,7 @@
 mod bpf;
 mod capabilities;
 mod paths;
-mod profile;
+pub(in crate::engine) mod profile;
 
 use std::io;
 

@@ -34,7 +34,7 @@ mod init;
 pub mod jail;
 mod quota;
 mod rootfs;
-mod sys;
+pub(in crate::engine) mod sys;
 pub mod zygote;
 
 /// How long the processes of a sandbox may take to be gone after SIGKILL. Only a process stuck in the kernel takes longer
@@ -272,6 +272,16 @@ impl Engine for Native {
             remove_abandoned(&doomed).map_err(io::Error::from).and(removed)
         });
         removing.await.map_err(|_| EngineError::Gone)?.map_err(failed("remove", &directory))
+    }
+
+    /// There is nothing between it and the kernel.
+    async fn ping(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// The first process is a child of ours, and tells it all itself.
+    async fn post_mortem(&self, _id: &SandboxId) -> Option<String> {
+        None
     }
 
     async fn list(&self) -> Result<Vec<SandboxId>, EngineError> {

@@ -1,4 +1,4 @@
-//! System calls that no library wraps: the mount API of Linux 5.2 and later, and clone3.
+//! System calls that no library wraps: the mount API of Linux 5.2 and later, clone3, and pidfd_open.
 //!
 //! Each is one call with its pointers made from Rust values; see the man page of the same name.
 
@@ -38,6 +38,12 @@ fn new_fd(result: libc::c_long) -> nix::Result<OwnedFd> {
     let fd = Errno::result(result)?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(|_| Errno::EBADF)?) })
+}
+
+/// A descriptor of a process.
+pub fn pidfd_open(pid: u32) -> nix::Result<OwnedFd> {
+    // SAFETY: values only.
+    new_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
 /// A copy of the mount at a path, attached nowhere; with `recursive`, of those below it too.

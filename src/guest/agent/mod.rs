@@ -13,6 +13,9 @@
 //! | `keeper` | a subreaper above a run that has no cgroup |
 //! | `users` | /etc/passwd and /etc/group |
 //! | `files` | file requests |
+//! | `options` | what it is started with |
+//! | `workspace` | the sandbox's working directory |
+//! | `seccomp` | a second system call filter, for runs |
 //!
 //! Nobody in the sandbox can get at it: it is not dumpable, so that it cannot be traced and its descriptors cannot be
 //! opened; the kernel drops signals to PID 1 that it has no handler for (pid_namespaces(7)); and it talks only to
@@ -21,8 +24,11 @@
 //! The daemon may die at any moment, and its runs go on: the guest keeps the other ends of their pipes and how they ended
 //! until a daemon releases them. A new control connection takes the place of the old one.
 
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::thread;
 
 use nix::errno::Errno;
@@ -33,19 +39,25 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::sockopt::{PeerCredentials, ReceiveTimeout};
 use nix::sys::socket::{Backlog, SockFlag, accept4, getsockopt, listen, setsockopt};
+use nix::sys::stat::{Mode, umask};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::wire::{self, Hello, Purpose, Receiver, Welcome};
 use control::Control;
 use runs::Runs;
 
+pub use options::Options;
+
 mod control;
 mod ends;
 pub mod files;
 mod keeper;
+pub mod options;
 mod runs;
+mod seccomp;
 mod spawn;
 pub mod users;
+pub mod workspace;
 
 /// How long a new connection may take to say what it is for. The daemon says it with its first write.
 const HELLO_SECONDS: i64 = 2;
@@ -53,12 +65,34 @@ const HELLO_SECONDS: i64 = 2;
 /// Threads for file requests at once. The daemon asks for fewer; above it, connections are closed.
 const MAX_FILE_THREADS: usize = 64;
 
-/// Serves on a bound unix socket; returns only what made it impossible.
-pub fn serve(listener: OwnedFd) -> io::Error {
-    match Agent::new(listener) {
+/// The descriptor on which the guest finds its socket if it is not told to make one.
+const LISTENER: RawFd = 3;
+
+/// Serves; returns only what made it impossible.
+pub fn start(options: &Options) -> io::Error {
+    match Agent::new(options) {
         Ok(mut agent) => agent.run(),
         Err(error) => error,
     }
+}
+
+/// A unix socket at a path, where whoever looks for it finds it only when it can be connected to. In the sandbox only
+/// root may.
+fn listen_at(path: &Path) -> io::Result<OwnedFd> {
+    let unfinished = path.with_extension("new");
+    for stale in [path, &unfinished] {
+        match fs::remove_file(stale) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let mask = umask(Mode::from_bits_truncate(0o077));
+    let listener = UnixListener::bind(&unfinished);
+    umask(mask);
+    let listener = OwnedFd::from(listener?);
+    listen(&listener, Backlog::MAXCONN)?;
+    fs::rename(unfinished, path)?;
+    Ok(listener)
 }
 
 struct Agent {
@@ -70,8 +104,19 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(listener: OwnedFd) -> io::Result<Self> {
+    fn new(options: &Options) -> io::Result<Self> {
         prctl::set_dumpable(false)?;
+        if options.deny_clone3 {
+            seccomp::forbid_new_privileges()?;
+        }
+        if let Some(path) = &options.workspace {
+            workspace::make(path, &options.user)?;
+        }
+        let listener = match &options.listen {
+            Some(path) => listen_at(path)?,
+            // SAFETY: whoever starts us without a path passes a socket here, and nothing else has touched it.
+            None => unsafe { OwnedFd::from_raw_fd(LISTENER) },
+        };
         // Runs must not inherit it.
         fcntl(&listener, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         let mut mask = SigSet::empty();
@@ -80,7 +125,7 @@ impl Agent {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         // Listening only now makes this process the one that peers see (SO_PEERCRED in unix(7)).
         listen(&listener, Backlog::MAXCONN)?;
-        Ok(Self { listener, signals, control: None, runs: Runs::new()?, file_threads: Vec::new() })
+        Ok(Self { listener, signals, control: None, runs: Runs::new(options.deny_clone3)?, file_threads: Vec::new() })
     }
 
     fn run(&mut self) -> io::Error {
@@ -141,7 +186,7 @@ impl Agent {
     }
 
     fn accept(&mut self) {
-        use std::os::fd::{AsRawFd, FromRawFd};
+        use std::os::fd::AsRawFd;
         let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) else { return };
         // SAFETY: accept4 has just made this descriptor, and nobody else knows of it.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };

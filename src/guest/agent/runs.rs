@@ -49,10 +49,10 @@ enum Leader {
 }
 
 impl Runs {
-    /// No runs.
-    pub fn new() -> io::Result<Self> {
+    /// No runs. With `deny_clone3` they cannot call it.
+    pub fn new(deny_clone3: bool) -> io::Result<Self> {
         let null = File::options().read(true).write(true).open("/dev/null")?;
-        Ok(Self { launcher: Launcher::new(), null, runs: HashMap::new(), ended: 0 })
+        Ok(Self { launcher: Launcher::new(deny_clone3), null, runs: HashMap::new(), ended: 0 })
     }
 
     /// Serves one request.
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_run_that_ended_is_kept_with_its_status_and_takes_no_input() {
-        let mut runs = Runs::new().unwrap();
+        let mut runs = Runs::new(false).unwrap();
         runs.runs.insert("a".to_owned(), run());
         let alive = Held { run: "a".to_owned(), pid: 7, ended: None, keeper: true, stdin: true, pty: false };
         assert_eq!(runs.runs["a"].held("a"), alive);
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn of_too_many_that_ended_the_first_is_forgotten_and_none_that_is_alive() {
-        let mut runs = Runs::new().unwrap();
+        let mut runs = Runs::new(false).unwrap();
         runs.runs.insert("alive".to_owned(), run());
         for number in (0..=MAX_ENDED).rev() {
             // All share two descriptors, lest the test needs thousands.

@@ -17,6 +17,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 
+use super::seccomp;
 use super::users::{User, may_set_groups};
 use crate::guest::wire::Step;
 
@@ -116,8 +117,9 @@ impl Plan {
         launcher: &mut Launcher,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<libc::pid_t, Failure> {
-        let open_files = launcher.open_files;
-        let mut child = Child { plan: self, argv: argv.as_ptr(), env: env.as_ptr(), open_files, failure: None };
+        let (open_files, deny_clone3) = (launcher.open_files, launcher.deny_clone3);
+        let (argv, env) = (argv.as_ptr(), env.as_ptr());
+        let mut child = Child { plan: self, argv, env, open_files, deny_clone3, failure: None };
         let pid = launcher.clone_child(&mut child, cgroup).map_err(Failure::of(Step::Fork))?;
         // SAFETY: the child, which had a pointer to it, has executed its program or exited. It wrote behind the
         // compiler's back, so this read must not be optimised away.
@@ -208,6 +210,7 @@ pub struct Launcher {
     stack: Box<[u8; CHILD_STACK]>,
     /// How many files a child may have open: as many as we could, before we allowed ourselves more.
     open_files: Option<libc::rlimit>,
+    deny_clone3: bool,
 }
 
 /// The child calls nothing but thin wrappers of system calls.
@@ -219,14 +222,15 @@ struct Child<'a> {
     argv: *const *const libc::c_char,
     env: *const *const libc::c_char,
     open_files: Option<libc::rlimit>,
+    deny_clone3: bool,
     failure: Option<Failure>,
 }
 
 impl Launcher {
     /// A launcher. Allows this process to have as many files open as it may allow itself, because it keeps up to three
-    /// for each run; the children get the limit that it had.
-    pub fn new() -> Self {
-        Self { stack: Box::new([0; CHILD_STACK]), open_files: raise_open_files().ok() }
+    /// for each run; the children get the limit that it had. With `deny_clone3` they cannot call it.
+    pub fn new(deny_clone3: bool) -> Self {
+        Self { stack: Box::new([0; CHILD_STACK]), open_files: raise_open_files().ok(), deny_clone3 }
     }
 
     fn clone_child(&mut self, child: &mut Child<'_>, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<libc::pid_t> {
@@ -248,7 +252,12 @@ impl Launcher {
         nix::sys::signal::pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut mask))?;
         // SAFETY: the stack is ours alone and, because of CLONE_VFORK, used by one child at a time; `run_child` never
         // returns; `child` outlives the call, and the child touches nothing after its exec or exit.
-        let result = unsafe { clone3(&raw const args, run_child, ptr::from_mut(child).cast()) };
+        let mut result = unsafe { clone3(&raw const args, run_child, ptr::from_mut(child).cast()) };
+        if result < 0 && Errno::last() == Errno::ENOSYS && cgroup.is_none() {
+            let top = self.stack.as_mut_ptr_range().end;
+            // SAFETY: as above, with the end of the stack as clone(2) wants it.
+            result = unsafe { clone(top.cast(), flags | libc::SIGCHLD, ptr::from_mut(child).cast()) };
+        }
         nix::sys::signal::pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
         Errno::result(result)
     }
@@ -325,6 +334,19 @@ unsafe fn clone3(
     }
 }
 
+/// clone(2), for where a system call filter hides clone3, with the child calling [`run_child`].
+///
+/// # Safety
+/// `top` is the end of a stack that is large enough.
+unsafe fn clone(top: *mut libc::c_void, flags: libc::c_int, argument: *mut libc::c_void) -> libc::c_int {
+    extern "C" fn start(argument: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: only `clone` passes it on, with what its caller has for `run_child`.
+        unsafe { run_child(argument) }
+    }
+    // SAFETY: the C library aligns the stack; the rest is the caller's promise.
+    unsafe { libc::clone(start, top, flags, argument) }
+}
+
 /// The child, from its first instruction to its program. It shares the parent's memory: it only makes system calls, and
 /// raw ones where the C library's would tell the other threads of a process that is not ours.
 unsafe extern "C" fn run_child(argument: *mut libc::c_void) -> ! {
@@ -356,6 +378,11 @@ unsafe fn become_program(child: &Child<'_>) -> Failure {
         }
         if let Err(errno) = become_user(plan) {
             return Failure { step: Step::Credentials, errno };
+        }
+        if child.deny_clone3
+            && let Err(errno) = seccomp::deny_clone3()
+        {
+            return Failure { step: Step::Fork, errno };
         }
         if libc::chdir(plan.cwd.as_ptr()) < 0 {
             return Failure { step: Step::Cwd, errno: Errno::last() };

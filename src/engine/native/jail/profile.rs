@@ -13,6 +13,8 @@
 //!   whoever asks, which nothing in a sandbox needs.
 //! - `prlimit64(1, ..)` is refused, which limits the guest.
 //! - Only the native architecture is there, so that of the 32 bit system calls nothing is listed.
+//!
+//! The native engine compiles it; the Docker engine hands it to Docker, by the names of the calls.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +22,7 @@ use libc::*;
 
 /// When a system call is allowed. Values and bits are of the low half of its first argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rule {
+pub(in crate::engine) enum Rule {
     /// Never.
     Never,
     /// Whatever its arguments are.
@@ -33,28 +35,46 @@ pub(super) enum Rule {
     NoBitOf(u32),
 }
 
+/// System calls with their names, which are those of the constants.
+macro_rules! calls {
+    ($($call:ident),* $(,)?) => { &[$(($call, stringify!($call))),*] };
+}
+
 /// The rule of every system call that is allowed at all, by its number.
 pub(super) fn rules() -> BTreeMap<u32, Rule> {
-    let always = [ALWAYS, ALWAYS_HERE, ALWAYS_NEWER].into_iter().flatten().map(|&call| (call, Rule::Always));
-    let numbered = |(call, rule)| (u32::try_from(call).expect("system calls have small numbers"), rule);
-    always.chain(SOMETIMES.iter().copied()).map(numbered).collect()
+    let numbered = |(call, _, rule)| (u32::try_from(call).expect("system calls have small numbers"), rule);
+    all().map(numbered).collect()
 }
+
+/// The same, by name.
+pub(in crate::engine) fn named_rules() -> impl Iterator<Item = (&'static str, Rule)> {
+    all().map(|(_, name, rule)| (name.strip_prefix("SYS_").unwrap_or(name), rule))
+}
+
+fn all() -> impl Iterator<Item = (c_long, &'static str, Rule)> {
+    let always = [ALWAYS, ALWAYS_HERE, UNNAMED_HERE, ALWAYS_NEWER].into_iter().flatten();
+    let always = always.map(|&(call, name)| (call, name, Rule::Always));
+    always.chain(SOMETIMES.iter().map(|&((call, name), rule)| (call, name, rule)))
+}
+
+/// Number and name.
+type Call = (c_long, &'static str);
 
 /// The calls whose first argument decides.
 #[rustfmt::skip]
-const SOMETIMES: &[(c_long, Rule)] = &[
-    (SYS_clone, Rule::NoBitOf(NAMESPACES)),
-    (SYS_personality, Rule::OneOf(&[
+const SOMETIMES: &[(Call, Rule)] = &[
+    ((SYS_clone, "clone"), Rule::NoBitOf(NAMESPACES)),
+    ((SYS_personality, "personality"), Rule::OneOf(&[
         0, // PER_LINUX
         0x8, // PER_LINUX32
         0x2_0000, // UNAME26
         0x2_0008, // both
         0xffff_ffff, // asks for the present one
     ])),
-    (SYS_prlimit64, Rule::NoneOf(&[
+    ((SYS_prlimit64, "prlimit64"), Rule::NoneOf(&[
         1, // the guest, which root of the sandbox could else leave without descriptors or processor time
     ])),
-    (SYS_socket, Rule::NoneOf(&[
+    ((SYS_socket, "socket"), Rule::NoneOf(&[
         38, // AF_ALG
         40, // AF_VSOCK: reaches the host past the network namespace
     ])),
@@ -67,7 +87,7 @@ const NAMESPACES: u32 =
 
 /// The calls that both architectures have.
 #[rustfmt::skip]
-const ALWAYS: &[c_long] = &[
+const ALWAYS: &[Call] = calls![
     SYS_accept, SYS_accept4, SYS_adjtimex, SYS_bind, SYS_brk, SYS_capget, SYS_capset, SYS_chdir, SYS_chroot,
     SYS_clock_adjtime, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone3, SYS_close, SYS_close_range,
     SYS_connect, SYS_copy_file_range, SYS_dup, SYS_dup3, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait,
@@ -108,36 +128,40 @@ const ALWAYS: &[c_long] = &[
 /// The calls that only x86_64 has, most of them forerunners of those above.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
-const ALWAYS_HERE: &[c_long] = &[
+const ALWAYS_HERE: &[Call] = calls![
     SYS_access, SYS_alarm, SYS_arch_prctl, SYS_chmod, SYS_chown, SYS_creat, SYS_dup2, SYS_epoll_create,
     SYS_epoll_ctl_old, SYS_epoll_wait, SYS_epoll_wait_old, SYS_eventfd, SYS_fork, SYS_futimesat, SYS_get_thread_area,
     SYS_getdents, SYS_getpgrp, SYS_inotify_init, SYS_lchown, SYS_link, SYS_lstat, SYS_mkdir, SYS_mknod, SYS_modify_ldt,
     SYS_open, SYS_pause, SYS_pipe, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir, SYS_select, SYS_set_thread_area,
     SYS_signalfd, SYS_stat, SYS_symlink, SYS_time, SYS_unlink, SYS_utime, SYS_utimes, SYS_vfork,
-    333, // io_pgetevents, which libc does not name everywhere
-    335, // uretprobe
 ];
 
-/// The calls that only aarch64 has, or that have another number there.
+/// And those that libc does not name everywhere.
+#[cfg(target_arch = "x86_64")]
+const UNNAMED_HERE: &[Call] = &[(333, "io_pgetevents"), (335, "uretprobe")];
+
+/// The calls that only aarch64 has.
 #[cfg(target_arch = "aarch64")]
-const ALWAYS_HERE: &[c_long] = &[
-    292, // io_pgetevents, which libc does not name everywhere
-];
+const ALWAYS_HERE: &[Call] = &[];
+
+/// And those that have another number there, and that libc does not name everywhere.
+#[cfg(target_arch = "aarch64")]
+const UNNAMED_HERE: &[Call] = &[(292, "io_pgetevents")];
 
 /// The calls that libc does not name yet; they have the same number everywhere.
-const ALWAYS_NEWER: &[c_long] = &[
-    451, // cachestat
-    452, // fchmodat2
-    453, // map_shadow_stack
-    454, // futex_wake
-    455, // futex_wait
-    456, // futex_requeue
-    457, // statmount
-    458, // listmount
-    463, // setxattrat
-    464, // getxattrat
-    465, // listxattrat
-    466, // removexattrat
+const ALWAYS_NEWER: &[Call] = &[
+    (451, "cachestat"),
+    (452, "fchmodat2"),
+    (453, "map_shadow_stack"),
+    (454, "futex_wake"),
+    (455, "futex_wait"),
+    (456, "futex_requeue"),
+    (457, "statmount"),
+    (458, "listmount"),
+    (463, "setxattrat"),
+    (464, "getxattrat"),
+    (465, "listxattrat"),
+    (466, "removexattrat"),
 ];
 
 #[cfg(test)]
@@ -175,7 +199,7 @@ mod tests {
 
     #[test]
     fn no_call_is_listed_twice() {
-        let listed = ALWAYS.len() + ALWAYS_HERE.len() + ALWAYS_NEWER.len() + SOMETIMES.len();
+        let listed = ALWAYS.len() + ALWAYS_HERE.len() + UNNAMED_HERE.len() + ALWAYS_NEWER.len() + SOMETIMES.len();
         assert_eq!(rules().len(), listed);
     }
 

@@ -122,8 +122,8 @@ impl Zygote {
         match unsafe { sys::clone(flags, cgroup.as_ref().map(AsFd::as_fd)) }.step("clone the first process")? {
             Cloned::Child => {
                 drop(ours);
-                let Self { filter, setup, masked, .. } = self;
-                Birth { order, root: &root, listener: &listener, filter, masked, setup }.live(theirs)
+                let Self { filter, masked, .. } = self;
+                Birth { order, root: &root, listener: &listener, filter, masked }.live(theirs)
             }
             Cloned::Parent(pid, pidfd) => {
                 drop(theirs);

@@ -1,0 +1,425 @@
+//! The engine that drives Docker.
+//!
+//! ```text
+//! STATE/guest/<hash>/hands-guest    the guest's binary, bind-mounted read-only
+//! STATE/sandboxes/<id>/guest.sock   the guest's socket
+//! STATE/sandboxes/<id>/io/          where the guest makes it, bind-mounted; gone once it has
+//! ```
+//!
+//! A sandbox is a container with two labels, the daemon's and its own. What has not both is not touched. The guest is the
+//! container's entrypoint, and everything goes through its socket; Docker is only asked to make and to remove.
+//!
+//! The guest makes its socket in a directory that the container sees. Before anything else can run in there, the socket
+//! is moved out and the directory removed, so that the sandbox can neither replace the one nor fill the other.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::models::{ContainerSummary, SystemInfo};
+use bollard::query_parameters::WaitContainerOptionsBuilder;
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+
+use super::cgroup;
+use super::{Engine, EngineError, LimitSupport, Limits, Process, Spec, Started};
+use crate::guest::binary::GUEST;
+use crate::ids::SandboxId;
+use client::{Client, call};
+use container::Parts;
+use images::{Image, Images};
+use readiness::Lookout;
+
+mod client;
+mod container;
+mod credentials;
+mod digests;
+mod images;
+mod readiness;
+mod seccomp;
+
+const NAME: &str = "docker";
+
+/// How long a container that somebody else has begun to remove may take to be gone.
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the operator chose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Docker's socket.
+    pub socket: PathBuf,
+    /// The OCI runtime, by the name that Docker knows it by; `None` is Docker's default.
+    pub runtime: Option<String>,
+    /// The network of sandboxes: "none", "bridge", or the name of one.
+    pub network_mode: String,
+    /// When images are pulled.
+    pub pull: Pull,
+    /// Which user namespace sandboxes are in.
+    pub user_namespace: UserNamespace,
+    /// Docker's `config.json`, for the credentials of registries.
+    pub credentials: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/var/run/docker.sock"),
+            runtime: None,
+            network_mode: "none".to_owned(),
+            pull: Pull::Missing,
+            user_namespace: UserNamespace::Engine,
+            credentials: None,
+        }
+    }
+}
+
+/// When images are pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pull {
+    /// If Docker does not have them.
+    Missing,
+    /// Never.
+    Never,
+    /// For each sandbox.
+    Always,
+}
+
+/// Which user namespace sandboxes are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserNamespace {
+    /// The one that Docker is configured to use.
+    Engine,
+    /// The node's, even if Docker is configured to remap users.
+    Host,
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Docker {
+    client: Client,
+    images: Images,
+    settings: Settings,
+    /// Tells this daemon's containers from those of another.
+    instance: String,
+    sandboxes: PathBuf,
+    guest: PathBuf,
+    cgroups: Option<cgroup::Containers>,
+    node: Node,
+}
+
+/// What Docker and its node can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Node {
+    support: LimitSupport,
+    /// The system call filter, if Docker would apply its own default.
+    seccomp: Option<String>,
+    /// Who the sandboxes' root is on the node.
+    root: (u32, u32),
+}
+
+impl Docker {
+    /// Opens the engine in a state directory. `instance` tells this daemon's containers from those of another on the same
+    /// Docker; `cgroups` is where the runs are placed.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] if Docker does not answer, [`EngineError::Step`] for a state directory that is of no
+    /// use.
+    pub async fn open(
+        state: &Path,
+        instance: &str,
+        settings: Settings,
+        cgroups: Option<cgroup::Containers>,
+    ) -> Result<Self, EngineError> {
+        let client = Client::connect(&settings.socket).await?;
+        let node = Node::of(&client.info().await?, settings.user_namespace);
+        let sandboxes = state.join("sandboxes");
+        make_directory(&sandboxes).map_err(failed("make", &sandboxes))?;
+        let guest = write_guest(&state.join("guest")).map_err(failed("write the guest below", state))?;
+        let pull = settings.pull;
+        let images = Images::new(client.clone(), instance.to_owned(), pull, settings.credentials.clone());
+        // Another runtime's processes are not processes of this kernel, or not ones that it lets be placed.
+        let is_shared_kernel = matches!(settings.runtime.as_deref(), None | Some("runc" | "crun"));
+        let cgroups = cgroups.filter(|_| is_shared_kernel && node.root.0 == 0);
+        Ok(Self { client, images, settings, instance: instance.to_owned(), sandboxes, guest, cgroups, node })
+    }
+
+    fn directory(&self, id: &SandboxId) -> PathBuf {
+        self.sandboxes.join(id.as_str())
+    }
+
+    fn check_limits(&self, limits: &Limits) -> Result<(), EngineError> {
+        let LimitSupport { memory, cpus, pids, .. } = self.node.support;
+        let lacking = [
+            ("memory_bytes", limits.memory.is_some() && !memory),
+            ("cpus", limits.cpus.is_some() && !cpus),
+            ("pids", limits.pids.is_some() && !pids),
+        ];
+        if let Some((field, _)) = lacking.into_iter().find(|(_, lacks)| *lacks) {
+            let lack = "Docker has no cgroup controller for it".to_owned();
+            return Err(EngineError::LimitUnsupported { field, lack });
+        }
+        if limits.disk.is_some() {
+            let lack = "Docker's storage keeps no quotas that handsd uses".to_owned();
+            return Err(EngineError::LimitUnsupported { field: "disk_bytes", lack });
+        }
+        Ok(())
+    }
+
+    async fn try_create(&self, spec: &Spec, image: Image) -> Result<Started, EngineError> {
+        let directory = self.directory(&spec.id);
+        let io = directory.join("io");
+        let lookout = self.make_io(&io).map_err(failed("make", &io))?;
+        let body = container::body(&Parts {
+            spec,
+            image: &image.id,
+            user: spec.user.as_deref().or(image.defaults.user.as_deref()).unwrap_or_default(),
+            instance: &self.instance,
+            guest: &self.guest,
+            io: &io,
+            seccomp: self.node.seccomp.as_deref(),
+            settings: &self.settings,
+        });
+        let container = self.client.create(&container::name(&self.instance, &spec.id), body).await?;
+        self.client.start(&container).await?;
+        let (pid, init) = self.first_process(&container).await?;
+        lookout.wait(&init).await.map_err(failed("wait for the guest in", &directory))?;
+        let socket = directory.join(container::SOCKET);
+        let moved = fs::rename(io.join(container::SOCKET), &socket).and_then(|()| fs::remove_dir(&io));
+        moved.map_err(failed("take the guest's socket from", &io))?;
+        let cgroup = self.cgroups.as_ref().and_then(|cgroups| match cgroups.adopt(&spec.id, pid) {
+            Ok(cgroup) => Some(cgroup),
+            // Its runs are found by walking the process tree, and say that they are degraded.
+            Err(error) => {
+                tracing::warn!(sandbox.id = %spec.id, %error, "a sandbox has no place for the cgroups of its runs");
+                None
+            }
+        });
+        Ok(Started { init, pid, socket, image: image.defaults, cgroup })
+    }
+
+    /// The directory in which the guest makes its socket.
+    fn make_io(&self, io: &Path) -> io::Result<Lookout> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(io)?;
+        let (uid, gid) = self.node.root;
+        chown(io, Some(uid), Some(gid))?;
+        Lookout::on(io)
+    }
+
+    async fn first_process(&self, container: &str) -> Result<(u32, Process), EngineError> {
+        let state = self.client.inspect(container).await?.state.unwrap_or_default();
+        let step = || "find the container's first process".to_owned();
+        let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        let pid = pid.ok_or_else(|| {
+            let code = state.exit_code.unwrap_or_default();
+            let said = state.error.filter(|error| !error.is_empty()).unwrap_or_else(|| "nothing".to_owned());
+            let source = io::Error::other(format!("it has ended with code {code}; Docker says {said}"));
+            EngineError::Step { step: step(), source }
+        })?;
+        // If another process has got this id by now, it does not listen on the guest's socket, and is found out there.
+        let init = Process::open(pid).map_err(|source| EngineError::Step { step: step(), source })?;
+        Ok((pid, init))
+    }
+
+    /// Removes the containers of a sandbox. One that somebody else is removing is waited for.
+    async fn remove_containers(&self, id: &SandboxId) -> Result<(), EngineError> {
+        for container in self.client.list(container::labels(&self.instance, Some(id))).await? {
+            let Some(container) = container.id else { continue };
+            if !self.client.remove(&container).await? {
+                let options = WaitContainerOptionsBuilder::new().condition("removed").build();
+                let mut waiting = self.client.raw().wait_container(&container, Some(options)).boxed();
+                // However it answers: the container is gone, or was before it was asked for.
+                let gone = async {
+                    waiting.next().await;
+                    Ok(())
+                };
+                call("wait for the container's removal", REMOVAL_DEADLINE, gone).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Engine for Docker {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn support(&self) -> LimitSupport {
+        self.node.support
+    }
+
+    async fn create(&self, spec: &Spec) -> Result<Started, EngineError> {
+        self.check_limits(&spec.limits)?;
+        let image = self.images.resolve(&spec.image).await?;
+        let made = self.try_create(spec, image).await;
+        if made.is_err() {
+            // The first error is the one to tell; what cannot be removed now is found later.
+            if let Err(error) = self.remove(&spec.id).await {
+                tracing::warn!(sandbox.id = %spec.id, %error, "what is left of a failed create could not be removed");
+            }
+        }
+        made
+    }
+
+    async fn freeze(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.client.pause(&container::name(&self.instance, id)).await
+    }
+
+    async fn thaw(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.client.unpause(&container::name(&self.instance, id)).await
+    }
+
+    async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), EngineError> {
+        self.check_limits(limits)?;
+        self.client.update(&container::name(&self.instance, id), container::update(limits)).await
+    }
+
+    async fn remove(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.remove_containers(id).await?;
+        let directory = self.directory(id);
+        let removed = self.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.remove(id));
+        let doomed = directory.clone();
+        let removing = tokio::task::spawn_blocking(move || remove_tree(&doomed).and(removed));
+        removing.await.map_err(|_| EngineError::Gone)?.map_err(failed("remove", &directory))
+    }
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        self.client.ping().await
+    }
+
+    async fn post_mortem(&self, id: &SandboxId) -> Option<String> {
+        let containers = self.client.list(container::labels(&self.instance, Some(id))).await.ok()?;
+        let Some(container) = containers.into_iter().find_map(|container| container.id) else {
+            return Some("Docker has no such container any more".to_owned());
+        };
+        let state = self.client.inspect(&container).await.ok()?.state?;
+        Some(container::describe_end(&state))
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, EngineError> {
+        let containers = self.client.list(container::labels(&self.instance, None)).await?;
+        let mut ids: Vec<SandboxId> = containers.iter().filter_map(sandbox_of).collect();
+        let entries = fs::read_dir(&self.sandboxes).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(failed("list", &self.sandboxes))?;
+        ids.extend(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()));
+        if let Some(cgroups) = &self.cgroups {
+            ids.extend(cgroups.list().map_err(|source| EngineError::Step { step: "list cgroups".to_owned(), source })?);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+}
+
+impl Node {
+    fn of(info: &SystemInfo, user_namespace: UserNamespace) -> Self {
+        let options = info.security_options.as_deref().unwrap_or_default();
+        let has = |wanted: &str| options.iter().any(|option| option.split(',').any(|part| part == wanted));
+        // The default is called so up to version 20.10, and builtin from then on. Any other is the operator's choice.
+        let is_default = has("name=seccomp") && (has("profile=default") || has("profile=builtin"));
+        let is_remapped = has("name=userns") && user_namespace == UserNamespace::Engine;
+        Self {
+            support: LimitSupport {
+                memory: info.memory_limit.unwrap_or_default(),
+                cpus: info.cpu_cfs_quota.unwrap_or_default(),
+                pids: info.pids_limit.unwrap_or_default(),
+                disk: false,
+            },
+            seccomp: is_default.then(seccomp::profile),
+            root: info.docker_root_dir.as_deref().filter(|_| is_remapped).and_then(remapped_root).unwrap_or((0, 0)),
+        }
+    }
+}
+
+/// Docker that remaps users keeps its data in a directory that is named after the ids of their root.
+fn remapped_root(data: &str) -> Option<(u32, u32)> {
+    let (uid, gid) = Path::new(data).file_name()?.to_str()?.split_once('.')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
+}
+
+fn sandbox_of(container: &ContainerSummary) -> Option<SandboxId> {
+    container.labels.as_ref()?.get(container::SANDBOX)?.parse().ok()
+}
+
+/// Writes the guest's binary under the name of its content: what runs keeps the one it was started with.
+fn write_guest(directory: &Path) -> io::Result<PathBuf> {
+    let digest = Sha256::digest(GUEST);
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let directory = directory.join(name);
+    let path = directory.join("hands-guest");
+    if fs::read(&path).is_ok_and(|content| content == GUEST) {
+        return Ok(path);
+    }
+    make_directory(&directory)?;
+    let unfinished = directory.join("unfinished");
+    fs::write(&unfinished, GUEST)?;
+    fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o555))?;
+    fs::rename(&unfinished, &path)?;
+    Ok(path)
+}
+
+fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
+    let step = format!("{verb} {}", path.display());
+    move |source| EngineError::Step { step, source }
+}
+
+/// Only the daemon looks into what it keeps.
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(path)
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(options: &[&str], data: &str) -> Node {
+        let info = SystemInfo {
+            security_options: Some(options.iter().map(|&option| option.to_owned()).collect()),
+            docker_root_dir: Some(data.to_owned()),
+            memory_limit: Some(true),
+            ..SystemInfo::default()
+        };
+        Node::of(&info, UserNamespace::Engine)
+    }
+
+    #[test]
+    fn only_dockers_own_default_filter_is_replaced() {
+        assert!(node(&["name=seccomp,profile=default"], "/d").seccomp.is_some());
+        assert!(node(&["name=apparmor", "name=seccomp,profile=builtin"], "/d").seccomp.is_some());
+        assert!(node(&["name=seccomp,profile=/etc/ours.json"], "/d").seccomp.is_none());
+        assert!(node(&[], "/d").seccomp.is_none());
+    }
+
+    #[test]
+    fn a_remapped_root_is_told_by_dockers_directory() {
+        assert_eq!(node(&["name=userns"], "/var/lib/docker/231072.231072").root, (231_072, 231_072));
+        assert_eq!(node(&[], "/var/lib/docker/231072.231072").root, (0, 0));
+        assert_eq!(node(&["name=userns"], "/var/lib/docker").root, (0, 0));
+    }
+
+    #[test]
+    fn a_limit_that_docker_does_not_speak_of_is_not_supported() {
+        assert_eq!(node(&[], "/d").support, LimitSupport { memory: true, cpus: false, pids: false, disk: false });
+    }
+
+    #[test]
+    fn the_guest_is_written_once_and_can_be_executed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = write_guest(directory.path()).unwrap();
+        let written = fs::metadata(&path).unwrap();
+        assert_eq!(written.permissions().mode() & 0o777, 0o555);
+        assert_eq!(write_guest(directory.path()).unwrap(), path);
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written.modified().unwrap());
+    }
+}

@@ -1,0 +1,206 @@
+//! A Docker engine of a test's own: its socket, its data, its containerd. It touches no other on the machine.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long it may take to answer, or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at something that nobody announces.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A running engine. All that belongs to it ends with it.
+pub struct Dockerd {
+    process: Mutex<Child>,
+    arguments: Vec<String>,
+    directory: tempfile::TempDir,
+}
+
+/// The engine that the tests of a process share for as long as one of them uses it. `None`, and why is printed, where
+/// there can be none.
+pub fn shared() -> Option<Arc<Dockerd>> {
+    static SHARED: Mutex<Weak<Dockerd>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(engine) = shared.upgrade() {
+        return Some(engine);
+    }
+    let engine = Arc::new(Dockerd::start(&[])?);
+    *shared = Arc::downgrade(&engine);
+    Some(engine)
+}
+
+impl Dockerd {
+    /// Starts one with further arguments. `None`, and why is printed, where there can be none.
+    pub fn start(arguments: &[&str]) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: dockerd needs root");
+            return None;
+        }
+        if Command::new("dockerd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+            eprintln!("skipped: dockerd is not installed");
+            return None;
+        }
+        // Short: the sockets of containerd and its shims are below it.
+        let directory = tempfile::Builder::new().prefix("dk").tempdir_in("/tmp").expect("a temporary directory");
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let process = Mutex::new(spawn(directory.path(), &arguments));
+        let engine = Self { process, arguments, directory };
+        engine.wait_ready();
+        Some(engine)
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        socket(self.directory.path())
+    }
+
+    /// A directory for the test's own files; removed with it.
+    pub fn scratch(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Kills it without a word. Its containers go on.
+    pub fn kill(&self) {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        process.kill().expect("kill dockerd");
+        process.wait().expect("wait for dockerd");
+    }
+
+    /// Stops it in its tracks: it takes connections and answers nothing.
+    pub fn suspend(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Starts it again after [`Dockerd::kill`].
+    pub fn restart(&self) {
+        // The kernel has killed its containerd with it. Where nobody reaps that, both would be taken for running.
+        for file in ["pid", "exec/containerd/containerd.pid"] {
+            let _ = fs::remove_file(self.directory.path().join(file));
+        }
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = spawn(self.directory.path(), &self.arguments);
+        self.wait_ready();
+    }
+
+    /// What it answers to a GET.
+    pub fn get(&self, path: &str) -> String {
+        get(&self.socket(), path).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        kill(Pid::from_raw(process.id().cast_signed()), signal).expect("signal dockerd");
+    }
+
+    #[track_caller]
+    fn wait_ready(&self) {
+        let socket = self.socket();
+        if !eventually(|| get(&socket, "/_ping").is_some_and(|answer| answer.ends_with("OK"))) {
+            panic!("dockerd does not answer:\n{}", self.log());
+        }
+    }
+
+    /// The last it said.
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        let start = log.lines().count().saturating_sub(20);
+        log.lines().skip(start).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGCONT);
+        self.signal(Signal::SIGTERM);
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        if !eventually(|| matches!(process.try_wait(), Ok(Some(_)))) {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        // A killed one leaves its containerd and the shims of its containers, which all name our directory.
+        let directory = self.directory.path().to_string_lossy().into_owned();
+        for pid in processes_naming(&directory) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        eventually(|| processes_naming(&directory).is_empty());
+        for mount in mounts_below(&directory) {
+            let _ = umount2(mount.as_path(), MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+fn spawn(directory: &Path, arguments: &[String]) -> Child {
+    let log = fs::File::options().create(true).append(true).open(directory.join("log")).expect("dockerd's log");
+    let place = |name: &str| directory.join(name);
+    Command::new("dockerd")
+        .args(["--iptables=false", "--bridge=none", "-H"])
+        .arg(format!("unix://{}", socket(directory).display()))
+        .arg("--data-root")
+        .arg(place("data"))
+        .arg("--exec-root")
+        .arg(place("exec"))
+        .arg("--pidfile")
+        .arg(place("pid"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("dockerd's log"))
+        .stderr(log)
+        .spawn()
+        .expect("dockerd starts")
+}
+
+fn socket(directory: &Path) -> PathBuf {
+    directory.join("docker.sock")
+}
+
+fn get(socket: &Path, path: &str) -> Option<String> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if condition() {
+            return true;
+        }
+        #[expect(clippy::disallowed_methods, reason = "nobody announces it, and there is no runtime here")]
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    false
+}
+
+/// The processes that have a path in their command line.
+fn processes_naming(path: &str) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let names = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(path) && *pid != std::process::id().cast_signed()
+    };
+    pids.filter(names).collect()
+}
+
+/// The deepest first.
+fn mounts_below(path: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    points.filter(|point| point.starts_with(path)).map(PathBuf::from).rev().collect()
+}
