@@ -130,12 +130,12 @@ impl Drop for Dockerd {
             let _ = process.kill();
             let _ = process.wait();
         }
-        // A killed one leaves its containerd and the shims of its containers, which all name our directory.
+        // A killed one leaves its containerd, the shims of its containers, and what is in those.
         let directory = self.directory.path().to_string_lossy().into_owned();
-        for pid in processes_naming(&directory) {
+        for pid in processes_of(&directory) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        eventually(|| processes_naming(&directory).is_empty());
+        eventually(|| processes_of(&directory).is_empty());
         for mount in mounts_below(&directory) {
             let _ = umount2(mount.as_path(), MntFlags::MNT_DETACH);
         }
@@ -187,15 +187,18 @@ fn eventually(mut condition: impl FnMut() -> bool) -> bool {
     false
 }
 
-/// The processes that have a path in their command line.
-fn processes_naming(path: &str) -> Vec<i32> {
+/// The processes that name a directory in their command line, or whose root file system is kept below it.
+fn processes_of(directory: &str) -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let names = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(path) && *pid != std::process::id().cast_signed()
+    let belongs = |pid: &i32| {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let mounts = String::from_utf8_lossy(&read("mountinfo")).into_owned();
+        let is_root = |line: &&str| line.split(' ').nth(4) == Some("/");
+        String::from_utf8_lossy(&read("cmdline")).contains(directory)
+            || mounts.lines().filter(is_root).any(|root| root.contains(directory))
     };
-    pids.filter(names).collect()
+    pids.filter(|pid| *pid != std::process::id().cast_signed()).filter(belongs).collect()
 }
 
 /// The deepest first.
