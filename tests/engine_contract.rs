@@ -189,6 +189,12 @@ async fn runs_make_no_namespaces_and_gain_no_rights(bench: Bench) {
 async fn the_end_of_the_first_process_is_noticed(bench: Bench) {
     let sandbox = bench.sandbox().await;
     let run = sandbox.start(shell("echo before; sleep 4741")).await;
+    let has_written = async {
+        while run.started().expect("it has started").spool.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, has_written).await.expect("it writes");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(sandbox.pid.cast_signed()), nix::sys::signal::Signal::SIGKILL)
         .unwrap();
     timeout(SOON, sandbox.init.ended()).await.expect("it is noticed");

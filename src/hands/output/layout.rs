@@ -87,9 +87,10 @@ impl Layout {
         (HEADER_WORDS + records + 2) * WORD <= self.cap / 4
     }
 
-    /// Bytes kept behind the head, beside an index of so many records.
+    /// Bytes kept behind the head, beside an index of so many records and the next one, which is written before the hole can
+    /// grow for it.
     fn tail(&self, records: u64) -> u64 {
-        (self.cap - self.head_end).saturating_sub((HEADER_WORDS + records) * WORD)
+        (self.cap - self.head_end).saturating_sub((HEADER_WORDS + records + 1) * WORD)
     }
 
     /// Bytes that may be added before the hole has to grow.
