@@ -8,9 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::idle::Activity;
-use super::registry::Defaults;
 use super::state::{Observation, Phase, Tier};
-use super::{IdleTimeout, Order, Profile, SandboxError, Snapshot};
+use super::{Defaults, IdleTimeout, Order, Profile, SandboxError, Snapshot};
 use crate::engine::{Engine, EngineError, Limits, Process, Spec, Started};
 use crate::guest::client::Guest;
 use crate::hands::{self, Hands};

@@ -5,13 +5,14 @@
 //! nothing. What follows what is decided in [`state`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{EngineError, LimitSupport, Limits};
-use crate::hands::Hands;
+use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
 use crate::image::ImageRef;
 use state::{Failure, Phase};
@@ -24,7 +25,7 @@ pub mod state;
 
 pub use idle::Lease;
 pub use reconcile::reconcile;
-pub use registry::{Defaults, Sandboxes};
+pub use registry::Sandboxes;
 
 use idle::Activity;
 
@@ -68,6 +69,23 @@ pub enum IdleTimeout {
     After(Duration),
     /// Not by itself.
     Never,
+}
+
+/// What requests that leave it out get, and the bounds of the node.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// Image.
+    pub image: ImageRef,
+    /// Limits.
+    pub limits: Limits,
+    /// When a sandbox goes to sleep.
+    pub idle: IdleTimeout,
+    /// How many sandboxes there may be.
+    pub max_sandboxes: usize,
+    /// Of runs; environment, user and workspace are filled in for each sandbox.
+    pub runs: hands::Settings,
+    /// Spools of runs are below it.
+    pub spools: PathBuf,
 }
 
 /// Where agents work.

@@ -1,7 +1,6 @@
 //! Which sandboxes there are, and making them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -11,28 +10,9 @@ use tokio_util::task::TaskTracker;
 use super::driver::Driver;
 use super::idle::Activity;
 use super::state::{FailureKind, Phase};
-use super::{DEFAULT_WORKSPACE, IdleTimeout, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits};
-use crate::engine::{Engine, Limits};
-use crate::hands;
+use super::{DEFAULT_WORKSPACE, Defaults, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits};
+use crate::engine::Engine;
 use crate::ids::SandboxId;
-use crate::image::ImageRef;
-
-/// What requests that leave it out get, and the bounds of the node.
-#[derive(Debug, Clone)]
-pub struct Defaults {
-    /// Image.
-    pub image: ImageRef,
-    /// Limits.
-    pub limits: Limits,
-    /// When a sandbox goes to sleep.
-    pub idle: IdleTimeout,
-    /// How many sandboxes there may be.
-    pub max_sandboxes: usize,
-    /// Of runs; environment, user and workspace are filled in for each sandbox.
-    pub runs: hands::Settings,
-    /// Spools of runs are below it.
-    pub spools: PathBuf,
-}
 
 /// The sandboxes of the node: a table of handles, locked for a few instructions at a time.
 #[derive(Clone)]

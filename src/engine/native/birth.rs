@@ -18,11 +18,11 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, listen, socke
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, dup2_raw, pivot_root, sethostname, setresgid, setresuid};
 
+use super::fault::{Fault, Step};
 use super::jail::{self, Filter};
 use super::rootfs::{GUEST_PATH, Root};
 use super::sys;
 use super::zygote::Order;
-use super::zygote::process::{Fault, Step};
 use crate::guest::agent::workspace;
 
 /// What a sandbox does not share with the node. Its cgroup namespace comes later, when it is in its cgroups.

@@ -30,6 +30,7 @@ use quota::Quotas;
 use zygote::{Order, Setup, Tree, Zygote};
 
 mod birth;
+mod fault;
 mod init;
 pub mod jail;
 mod quota;

@@ -18,8 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, Pid, Uid, chown};
 
+use super::fault::{Fault, Step};
 use super::sys::{self, Cloned, Filesystem};
-use super::zygote::process::{Fault, Step};
 use super::zygote::{Order, Setup, Tree};
 use crate::guest::binary::GUEST;
 

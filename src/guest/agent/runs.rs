@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use super::control::{Control, Request};
 use super::ends::{Ends, Kept};
-use super::keeper::{Keeper, Report};
+use super::keeper::{Keeper, Report, send_signal};
 use super::spawn::{Failure, Launcher, Plan};
 use super::users;
 use crate::guest::wire::{Ended, Exited, Held, MAX_ENDED, Spawn, Spawned, Step, Swept, from_guest, to_guest};
@@ -203,12 +203,6 @@ impl Run {
             pty: self.kept.terminal().is_some(),
         }
     }
-}
-
-/// kill(2) by number: nix has no names for the real-time signals.
-pub fn send_signal(pid: i32, number: i32) -> Result<(), Errno> {
-    // SAFETY: a plain system call on values.
-    Errno::result(unsafe { libc::kill(pid, number) }).map(drop)
 }
 
 /// `si_code` and `si_status` of waitid(2).

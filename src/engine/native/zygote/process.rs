@@ -8,7 +8,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -16,35 +15,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::{getgid, getuid};
 
 use super::super::birth::{self, Birth};
+use super::super::fault::{Fault, Step};
 use super::super::jail::{self, Filter};
 use super::super::rootfs::Shared;
 use super::super::sys::{self, Cloned};
 use super::{Order, Outcome, Setup, socket};
 use crate::guest::wire::{self, Receiver};
-
-/// What failed, and why.
-#[derive(Debug)]
-pub struct Fault {
-    /// What was being done, to what.
-    pub step: String,
-    /// The kernel's word.
-    pub errno: Errno,
-}
-
-/// Adds the step to an error.
-pub trait Step<T> {
-    /// As `map_err`.
-    fn step(self, step: &str) -> Result<T, Fault>;
-}
-
-impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
-    fn step(self, step: &str) -> Result<T, Fault> {
-        self.map_err(|error| {
-            let errno = error.into().raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-            Fault { step: step.to_owned(), errno }
-        })
-    }
-}
 
 /// The zygote's main function. Its socket is its standard input.
 #[must_use]
