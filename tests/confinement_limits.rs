@@ -1,4 +1,5 @@
 //! What a sandbox uses up is its own: bombs and hogs end at their bounds, and the daemon and the neighbours go on.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::time::{Duration, Instant};
 

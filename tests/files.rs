@@ -1,4 +1,5 @@
 //! Content of files, in and out: `Read` and `Write`.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::fs;
 

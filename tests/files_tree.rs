@@ -1,4 +1,5 @@
 //! Directories and paths: `Ls`, `Stat`, `Mkdir`, `Remove`, `Rename`, and where paths lead.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::fs;
 

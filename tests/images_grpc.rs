@@ -1,4 +1,5 @@
 //! Images as `Create` takes them: what they bring, and what is said of those that cannot be used.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -80,7 +80,7 @@ async fn a_sandbox_that_is_being_made_can_be_destroyed() {
         let id = eventually(SOON, || async {
             let request = ListSandboxesRequest { labels: labels.clone(), ..Default::default() };
             let listed = daemon.sandboxes().list(request).await.unwrap().into_inner().sandboxes;
-            listed.into_iter().next().map(|sandbox| sandbox.id).ok_or("it is not listed yet".to_owned())
+            listed.into_iter().next().map(|sandbox| sandbox.id).ok_or_else(|| "it is not listed yet".to_owned())
         })
         .await;
         destroy(&daemon, &id).await.unwrap();

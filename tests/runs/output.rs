@@ -162,7 +162,7 @@ async fn a_gibibyte_with_a_cap_of_one_mebibyte_keeps_head_and_tail() {
     let total = (1 << 30) + 8;
     let exited = eventually(SOON * 4, || async {
         let run = sandbox.get_run(&id).await.unwrap();
-        run.exited.ok_or(format!("{} bytes", run.output_bytes))
+        run.exited.ok_or_else(|| format!("{} bytes", run.output_bytes))
     })
     .await;
     assert_eq!((code(&exited), exited.output_bytes), (Some(7), total));
