@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
@@ -108,6 +109,8 @@ pub struct Daemon {
     servers: JoinSet<()>,
     stop: CancellationToken,
     health: tonic_health::server::HealthReporter,
+    /// What /readyz says.
+    ready: watch::Sender<bool>,
     grpc: Vec<ListenAddress>,
     http: Option<SocketAddr>,
     /// Keeps others away from the state directory.
@@ -150,6 +153,7 @@ impl Daemon {
             servers: JoinSet::new(),
             stop: CancellationToken::new(),
             health,
+            ready: watch::Sender::new(true),
             grpc: Vec::new(),
             http: None,
             _lock: lock,
@@ -180,8 +184,9 @@ impl Daemon {
     /// Begins what goes on beside the requests.
     fn watch_over(&mut self) {
         let (sandboxes, reporter, stop) = (self.sandboxes.clone(), self.health.clone(), self.stop.clone());
+        let ready = self.ready.clone();
         self.servers.spawn(async move {
-            watch_engine::<SandboxesServer<SandboxesService>>(sandboxes.engine(), reporter, stop).await;
+            watch_engine::<SandboxesServer<SandboxesService>>(sandboxes.engine(), reporter, ready, stop).await;
         });
         self.servers.spawn(reconcile(self.sandboxes.clone(), self.stop.clone()));
     }
@@ -220,7 +225,7 @@ impl Daemon {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         self.http = Some(listener.local_addr().map_err(failed)?);
         let stop = self.stop.clone().cancelled_owned();
-        let server = axum::serve(listener, http::router()).with_graceful_shutdown(stop);
+        let server = axum::serve(listener, http::router(self.ready.subscribe())).with_graceful_shutdown(stop);
         self.servers.spawn(log_end(async move { server.await }));
         Ok(())
     }
@@ -228,6 +233,7 @@ impl Daemon {
     /// Ends: no new calls, all sandboxes removed, calls under way done or cut off.
     pub async fn stop(mut self) {
         self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.ready.send_replace(false);
         if timeout(CLOSE_DEADLINE, self.sandboxes.close()).await.is_err() {
             tracing::error!("not all sandboxes could be removed in time; the next start removes the rest");
         }
