@@ -42,12 +42,12 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | [`daemon`] | start, serve, stop |
+//! | [`daemon`], [`health`] | start, serve, stop; whether the node can do what it is asked |
 //! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do, logs and error chains |
 //! | [`api`] | the gRPC services and the HTTP probes; `convert` and `status` are the only maps to and from the domain |
-//! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`), who uses it (`idle`), the table of them (`registry`) |
+//! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`), who uses it (`idle`), the table of them (`registry`), what nobody owns (`reconcile`) |
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), files (`files`) |
-//! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process and jail |
+//! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process and jail; `docker` |
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
 //! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
 //! | [`client`] | connecting to a node, for the command line and for tests |
