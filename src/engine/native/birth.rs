@@ -53,18 +53,14 @@ pub struct Birth<'a> {
 impl Birth<'_> {
     /// Becomes the guest; on a failure reports it and exits.
     pub fn live(&self, mut zygote: UnixStream) -> ! {
-        let mut go = [0; 2];
-        let fault = match zygote.read_exact(&mut go) {
-            Ok(()) => self.become_guest(),
-            // The zygote could not map us, and says so itself.
-            Err(_) => exit(),
-        };
+        wait_for(&mut zygote, Signal::Mapped);
+        let fault = self.become_guest(&mut zygote);
         let _ = zygote.write_all(&format_report(&fault));
         exit()
     }
 
-    fn become_guest(&self) -> Fault {
-        match self.prepare() {
+    fn become_guest(&self, zygote: &mut UnixStream) -> Fault {
+        match self.prepare(zygote) {
             Ok(()) => {
                 let argv = [c"hands-guest".as_ptr(), std::ptr::null()];
                 let env = [std::ptr::null()];
@@ -76,7 +72,7 @@ impl Birth<'_> {
         }
     }
 
-    fn prepare(&self) -> Result<(), Fault> {
+    fn prepare(&self, zygote: &mut UnixStream) -> Result<(), Fault> {
         let root = (Uid::from_raw(0), Gid::from_raw(0));
         setresgid(root.1, root.1, root.1).step("become the sandbox's root group")?;
         setresuid(root.0, root.0, root.0).step("become the sandbox's root")?;
@@ -89,6 +85,7 @@ impl Birth<'_> {
         bring_up_loopback().step("bring up the loopback")?;
         sethostname(&self.order.id).step("set the host name")?;
         workspace::make(Path::new(&self.order.workspace), &self.order.user).step("make the workspace")?;
+        wait_for(zygote, Signal::Attached);
         unshare(CloneFlags::CLONE_NEWCGROUP).step("enter a cgroup namespace")?;
         self.arrange_descriptors().step("arrange descriptors")?;
         jail::drop_capabilities().step("drop capabilities")?;
@@ -131,6 +128,24 @@ impl Birth<'_> {
         let closed = unsafe { libc::syscall(libc::SYS_close_range, LISTENER + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         Errno::result(closed)?;
         Ok(())
+    }
+}
+
+/// What the zygote says while the first process becomes the guest. Attaching to cgroups can take milliseconds each, in which
+/// the mounts are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Its ids are mapped: it can be root.
+    Mapped = 1,
+    /// It is in its cgroups: it can make them the root of its own view.
+    Attached = 2,
+}
+
+/// Waits until the zygote says so. If it could not do it, it tells the daemon itself, and hangs up.
+fn wait_for(zygote: &mut UnixStream, signal: Signal) {
+    let mut said = [0];
+    if zygote.read_exact(&mut said).is_err() || said[0] != signal as u8 {
+        exit();
     }
 }
 

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{getgid, getuid};
 
-use super::super::birth::{self, Birth};
+use super::super::birth::{self, Birth, Signal};
 use super::super::fault::{Fault, Step};
 use super::super::jail::{self, Filter};
 use super::super::rootfs::Shared;
@@ -118,16 +118,15 @@ impl Zygote {
         let map = format!("0 {} {id_count}\n", if id_count == 1 { 0 } else { id_base });
         fs::write(format!("/proc/{pid}/uid_map"), &map).step("map the sandbox's users")?;
         fs::write(format!("/proc/{pid}/gid_map"), &map).step("map the sandbox's groups")?;
+        child.write_all(&[Signal::Mapped as u8]).step("let the sandbox go")?;
         for procs in &order.v1_procs {
             fs::write(procs, pid.to_string()).step("attach the sandbox to its cgroups")?;
         }
-        child.write_all(b"go").step("let the sandbox go")?;
+        // A child that has failed by now does not hear it, but has left its report.
+        let told = child.write_all(&[Signal::Attached as u8]).step("let the sandbox go");
         let mut report = Vec::new();
         child.read_to_end(&mut report).step("hear from the sandbox")?;
-        match birth::parse_report(&report) {
-            None => Ok(()),
-            Some(fault) => Err(fault),
-        }
+        birth::parse_report(&report).map_or(told, Err)
     }
 }
 
