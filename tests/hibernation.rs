@@ -128,8 +128,12 @@ async fn a_quiet_command_keeps_a_sandbox_awake_and_looking_does_not() {
     assert_eq!(watch.message().await.unwrap().unwrap().phase(), Phase::Running);
     assert_eq!(running.finish().await.unwrap().code(), Some(0));
     // It had been quiet for fifteen times its timeout, and falls asleep only now, whoever looks.
-    assert_eq!(watch.message().await.unwrap().unwrap().phase(), Phase::Hibernating);
-    assert_eq!(watch.message().await.unwrap().unwrap().phase(), Phase::Hibernated);
+    let mut phase = watch.message().await.unwrap().unwrap().phase();
+    if phase == Phase::Hibernating {
+        // Who is slow skips to the newest.
+        phase = watch.message().await.unwrap().unwrap().phase();
+    }
+    assert_eq!(phase, Phase::Hibernated);
     for _ in 0..20 {
         assert_eq!(sandbox.get().await.unwrap().phase(), Phase::Hibernated);
         assert_eq!(sandbox.runs().await.len(), 1);
