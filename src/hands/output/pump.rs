@@ -26,8 +26,8 @@ const SCRAP: usize = 16 << 10;
 /// Who writes so much in so little time writes faster than it can be taken out bit by bit.
 const BURST: u64 = 256 << 10;
 const BURST_TIME: Duration = Duration::from_millis(20);
-/// How long a fast producer's pipe is left to fill: it takes 0.4 ms to write what the pipe holds.
-const FILL: Duration = Duration::from_micros(200);
+/// How long a fast producer's pipe is left to fill: it takes 0.5 ms to write what the pipe holds.
+const FILL: Duration = Duration::from_micros(500);
 /// What the pipe of a fast producer is enlarged to, so that both sides move much at a time. The kernel's default limit for
 /// whoever is not privileged.
 const FAST_PIPE: i32 = 1 << 20;
