@@ -127,7 +127,7 @@ mod tests {
             "alpine",
             "alpine:3.20",
             "localhost:5000/a/b:c",
-            "ghcr.io/o/i@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+            "registry.example/o/i@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         ] {
             assert_eq!(parse(name), Ok(ImageRef::Registry(name.into())));
             assert_eq!(parse(&format!("docker://{name}")), Ok(ImageRef::Registry(name.into())));

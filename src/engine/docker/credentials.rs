@@ -8,9 +8,6 @@ use bollard::auth::DockerCredentials;
 use serde::Deserialize;
 use std::collections::HashMap;
 
-/// What Docker Hub is called in the file.
-const HUB: [&str; 3] = ["https://index.docker.io/v1/", "index.docker.io", "docker.io"];
-
 #[derive(Debug, Default, Deserialize)]
 struct File {
     #[serde(default)]
@@ -26,12 +23,10 @@ struct Entry {
     identitytoken: Option<String>,
 }
 
-/// The credentials for a registry in the text of a `config.json`; `None` if it has none.
+/// The credentials for a registry, by the host that is really asked, in the text of a `config.json`; `None` if it has none.
 pub fn find(text: &[u8], registry: &str) -> Option<DockerCredentials> {
     let File { auths } = serde_json::from_slice(text).ok()?;
-    let is_hub = HUB.contains(&registry);
-    let matches = |key: &str| if is_hub { HUB.contains(&key) } else { host(key) == registry };
-    let (key, entry) = auths.into_iter().find(|(key, _)| matches(key))?;
+    let (key, entry) = auths.into_iter().find(|(key, _)| host(key) == registry)?;
     let decoded = String::from_utf8(STANDARD.decode(entry.auth.trim_end()).ok()?).ok()?;
     let (username, password) = decoded.split_once(':')?;
     let identitytoken = entry.identitytoken.filter(|token| !token.is_empty());
@@ -56,7 +51,7 @@ mod tests {
 
     const FILE: &str = r#"{
         "auths": {
-            "https://index.docker.io/v1/": {"auth": "YWRhOnNlY3JldA=="},
+            "https://index.example/v1/": {"auth": "YWRhOnNlY3JldA=="},
             "registry.local:5000": {"auth": "Ym9iOnA6dw=="},
             "https://token.example/v2/": {"auth": "PHRva2VuPjo=", "identitytoken": "t0k3n"},
             "helped.example": {}
@@ -72,7 +67,7 @@ mod tests {
     fn a_registry_has_its_own_credentials() {
         let pair = |user: &str, password: &str| Some((Some(user.to_owned()), Some(password.to_owned())));
         assert_eq!(user("registry.local:5000"), pair("bob", "p:w"));
-        assert_eq!(user("docker.io"), pair("ada", "secret"));
+        assert_eq!(user("index.example"), pair("ada", "secret"));
         assert_eq!(user("registry.local"), None);
         assert_eq!(user("helped.example"), None);
     }
@@ -85,7 +80,7 @@ mod tests {
 
     #[test]
     fn what_is_no_such_file_has_no_credentials() {
-        assert!(find(b"{", "docker.io").is_none());
-        assert!(find(b"{\"auths\": []}", "docker.io").is_none());
+        assert!(find(b"{", "index.example").is_none());
+        assert!(find(b"{\"auths\": []}", "index.example").is_none());
     }
 }

@@ -108,7 +108,7 @@ impl Images {
     }
 
     async fn pull(&self, reference: &Reference, full: &str) -> Result<(), Fault> {
-        let registry = reference.registry();
+        let registry = reference.resolve_registry();
         let credentials = self.credentials.as_deref().and_then(read_short);
         let credentials = credentials.and_then(|text| credentials::find(&text, registry));
         let options = CreateImageOptionsBuilder::new().from_image(full).build();
