@@ -78,7 +78,7 @@ pub async fn pump(
 /// How fast output comes.
 ///
 /// A producer that writes 8 KiB at a time never fills its pipe while each write is taken out at once: it and we wake each
-/// other in turn, at 0.15 GB/s. One that is known to be fast gets time to fill a large pipe, which is six times as fast.
+/// other in turn. One that is known to be fast gets time to fill a large pipe.
 struct Pace {
     since: Instant,
     len: u64,
