@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 
 use super::cgroup;
 use super::{Engine, EngineError, LimitSupport, Limits, Process, Spec, Started};
+use crate::guest::agent::files::remove_abandoned;
 use crate::guest::binary::GUEST;
 use crate::ids::SandboxId;
 use client::{Client, call};
@@ -283,7 +284,8 @@ impl Engine for Docker {
         let directory = self.directory(id);
         let removed = self.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.remove(id));
         let doomed = directory.clone();
-        let removing = tokio::task::spawn_blocking(move || remove_tree(&doomed).and(removed));
+        let removing =
+            tokio::task::spawn_blocking(move || remove_abandoned(&doomed).map_err(io::Error::from).and(removed));
         removing.await.map_err(|_| EngineError::Gone)?.map_err(failed("remove", &directory))
     }
 
@@ -370,13 +372,6 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineEr
 /// Only the daemon looks into what it keeps.
 fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o711).create(path)
-}
-
-fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 #[cfg(test)]
