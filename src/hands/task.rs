@@ -79,8 +79,7 @@ impl Task {
                 self.publisher.state.send_replace(State::Running(live.started.clone()));
                 // A caller that has left does not stop the run.
                 let _ = started.send(Ok(()));
-                self.drive(live).await;
-                drop(lease);
+                self.drive(live, lease).await;
                 self.retain().await;
                 self.shared.registry.remove(self.run.id(), self.key.as_deref());
             }
@@ -116,7 +115,7 @@ impl Task {
     }
 
     /// From its start to its end.
-    async fn drive(&mut self, live: Live) {
+    async fn drive(&mut self, live: Live, lease: impl Send) {
         let Live { started, began, deadline, reach, exit, oom_kills_before, writer, sources, stdin } = live;
         let stop = CancellationToken::new();
         let output = pump(writer, sources, &stop);
@@ -151,6 +150,8 @@ impl Task {
             elapsed: end.at.duration_since(began),
         };
         self.publisher.cancels.close();
+        // Before anybody can know of the end, so that whoever does finds the sandbox unused.
+        drop(lease);
         self.publisher.state.send_replace(State::Ended(started, exited));
         self.leave(reach, sources);
     }

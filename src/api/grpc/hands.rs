@@ -153,8 +153,12 @@ impl Service for HandsService {
             Err(error) => Err(Status::from(Fault::from(error))),
         });
         let parts = stream::iter([Ok(stat)]).chain(rest);
+        let mut lease = Some(lease);
         let messages = parts.map(move |part| {
-            let _held = &lease;
+            if !matches!(part, Ok(read_response::Part::Stat(_) | read_response::Part::Data(_))) {
+                // Before the client can see the end, so that what it asks for next finds the sandbox unused.
+                lease = None;
+            }
             part.map(|part| ReadResponse { part: Some(part) })
         });
         Ok(Response::new(Box::pin(messages)))
