@@ -49,6 +49,7 @@
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), files (`files`) |
 //! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process and jail; `docker` |
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
+//! | [`store`] | what outlives the daemon, in SQLite: sandboxes, runs, open lifecycle steps, events; one writer thread |
 //! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
 //! | [`client`] | connecting to a node, for the command line and for tests |
 //! | [`ids`] | names of sandboxes and runs |
@@ -97,5 +98,7 @@ pub mod ids;
 pub mod image;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
+#[cfg(feature = "daemon")]
+pub mod store;
 #[cfg(feature = "daemon")]
 pub mod telemetry;

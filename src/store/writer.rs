@@ -1,0 +1,109 @@
+//! The one thread that writes.
+//!
+//! It takes all requests that wait, at most [`BATCH`], makes them in one transaction, and answers each after the commit.
+//! The sync at the commit is what a write costs; so the more callers there are, the more share one.
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{StoreError, events};
+
+/// How many requests may share a transaction. More would not be faster by much, and makes the first of them wait.
+pub(super) const BATCH: usize = 512;
+
+/// What the writer is asked.
+pub(super) enum Request {
+    /// To make a change and to answer its caller.
+    Make(Box<dyn Change>),
+    /// To take no further requests, to make those that wait, and to end.
+    Close,
+}
+
+/// A change to the database, and the caller who waits for it.
+pub(super) trait Change: Send {
+    /// Makes it, as one of several in a transaction. Called once.
+    fn make(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+
+    /// Tells the caller how the transaction ended.
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+/// A request for what `make` does, and where its value arrives once it is durable.
+pub(super) fn request<T, F>(make: F) -> (Request, oneshot::Receiver<Result<T, StoreError>>)
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    (Request::Make(Box::new(Pending { state: State::Waiting(make), reply })), answer)
+}
+
+struct Pending<T, F> {
+    state: State<T, F>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+enum State<T, F> {
+    Waiting(F),
+    Made(T),
+    /// Its transaction failed, at this change or before it.
+    Failed,
+}
+
+impl<T, F> Change for Pending<T, F>
+where
+    T: Send,
+    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+{
+    fn make(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if let State::Waiting(make) = std::mem::replace(&mut self.state, State::Failed) {
+            self.state = State::Made(make(connection)?);
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
+        let outcome = match (committed, self.state) {
+            (Ok(()), State::Made(value)) => Ok(value),
+            (Ok(()), State::Waiting(_) | State::Failed) => Err(StoreError::Gone),
+            (Err(error), _) => Err(error),
+        };
+        // Whoever no longer waits does not want to know.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+/// Writes until [`Request::Close`], or until no handle is left. `newest` is the `seq` of the newest durable event.
+pub(super) fn run(mut connection: Connection, mut requests: mpsc::Receiver<Request>, newest: &watch::Sender<u64>) {
+    let mut waiting = Vec::with_capacity(BATCH);
+    let mut batch = Vec::with_capacity(BATCH);
+    while requests.blocking_recv_many(&mut waiting, BATCH) > 0 {
+        for request in waiting.drain(..) {
+            match request {
+                Request::Make(change) => batch.push(change),
+                // What is in the channel already is still received.
+                Request::Close => requests.close(),
+            }
+        }
+        let committed = transact(&mut connection, &mut batch);
+        let committed = committed.map_err(|error| StoreError::sqlite("writing to the store", error));
+        if let Ok(seq) = committed {
+            newest.send_if_modified(|newest| std::mem::replace(newest, seq) != seq);
+        }
+        for change in batch.drain(..) {
+            change.answer(committed.clone().map(drop));
+        }
+    }
+}
+
+/// Makes all changes or none. Gives the `seq` of the newest event.
+fn transact(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rusqlite::Result<u64> {
+    // Dropped without a commit, it rolls back.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for change in batch {
+        change.make(&transaction)?;
+    }
+    let newest = events::newest(&transaction)?;
+    transaction.commit()?;
+    Ok(newest)
+}
