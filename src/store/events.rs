@@ -137,3 +137,79 @@ fn seq(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let seq: i64 = row.get(column)?;
     u64::try_from(seq).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, seq))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::schema;
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Append(u16),
+        Trim(usize),
+        Read(u64, usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => any::<u16>().prop_map(Step::Append),
+            1 => (0..12_usize).prop_map(Step::Trim),
+            4 => (0..40_u64, 0..12_usize).prop_map(|(after, limit)| Step::Read(after, limit)),
+            1 => (any::<u64>(), any::<usize>()).prop_map(|(after, limit)| Step::Read(after, limit)),
+        ]
+    }
+
+    /// The log as a vector: all events that there ever were, and how many of them are forgotten.
+    #[derive(Default)]
+    struct Model {
+        all: Vec<StoredEvent>,
+        forgotten: usize,
+    }
+
+    impl Model {
+        fn append(&mut self, number: u16) -> u64 {
+            let seq = self.all.len() as u64 + 1;
+            let at = UNIX_EPOCH + Duration::from_millis(number.into());
+            self.all.push(StoredEvent { seq, at, sandbox: None, kind: "test".to_owned(), body: number.to_string() });
+            seq
+        }
+
+        fn page(&self, after: u64, limit: usize) -> Page {
+            match usize::try_from(after) {
+                Ok(after) if after < self.forgotten => Page::Expired { oldest: self.forgotten as u64 + 1 },
+                Ok(after) if after <= self.all.len() => {
+                    Page::Events(self.all[after..].iter().take(limit).cloned().collect())
+                }
+                _ => Page::Ahead { newest: self.all.len() as u64 },
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_log_is_a_vector_that_forgets_its_oldest(steps in prop::collection::vec(step(), 0..80)) {
+            let mut connection = Connection::open_in_memory().unwrap();
+            schema::migrate(&mut connection, schema::STEPS).unwrap();
+            let mut model = Model::default();
+            for step in steps {
+                match step {
+                    Step::Append(number) => {
+                        let at = UNIX_EPOCH + Duration::from_millis(number.into());
+                        let seq = append(&connection, None, "test", &number.to_string(), at).unwrap();
+                        prop_assert_eq!(seq, model.append(number));
+                    }
+                    Step::Trim(keep) => {
+                        trim(&connection, keep).unwrap();
+                        model.forgotten = model.forgotten.max(model.all.len().saturating_sub(keep));
+                    }
+                    Step::Read(after, limit) => {
+                        prop_assert_eq!(page(&connection, after, limit).unwrap(), model.page(after, limit));
+                    }
+                }
+                prop_assert_eq!(newest(&connection).unwrap(), model.all.len() as u64);
+            }
+        }
+    }
+}

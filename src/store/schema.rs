@@ -86,3 +86,53 @@ pub(super) fn migrate(connection: &mut Connection, steps: &[Step]) -> Result<(),
     }
     transaction.commit().map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objects(connection: &Connection) -> Vec<String> {
+        let sql = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name";
+        let mut statement = connection.prepare(sql).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_database_of_every_older_version_becomes_one_of_this_version_and_keeps_its_rows() {
+        let mut fresh = Connection::open_in_memory().unwrap();
+        migrate(&mut fresh, STEPS).unwrap();
+        for version in 1..=STEPS.len() {
+            let mut old = Connection::open_in_memory().unwrap();
+            migrate(&mut old, &STEPS[..version]).unwrap();
+            old.execute("INSERT INTO sandboxes (id, record) VALUES ('sb_old', 'kept')", []).unwrap();
+            migrate(&mut old, STEPS).unwrap();
+            assert_eq!(objects(&old), objects(&fresh), "from version {version}");
+            let found: i64 = old.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+            assert_eq!(found, i64::try_from(STEPS.len()).unwrap());
+            let record: String = old.query_row("SELECT record FROM sandboxes", [], |row| row.get(0)).unwrap();
+            assert_eq!(record, "kept");
+        }
+    }
+
+    #[test]
+    fn a_database_of_a_newer_or_an_impossible_version_is_refused_and_untouched() {
+        for version in [STEPS.len() as i64 + 1, i64::from(i32::MAX), -1] {
+            let mut connection = Connection::open_in_memory().unwrap();
+            connection.pragma_update(None, "user_version", version).unwrap();
+            let refused = migrate(&mut connection, STEPS);
+            assert!(matches!(refused, Err(StoreError::TooNew { found, known: 3 }) if found == version), "{refused:?}");
+            assert_eq!(objects(&connection), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_step_that_fails_takes_back_those_before_it() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let broken = Step { name: "broken", sql: "CREATE TABLE half (x); CREATE TABLE sandboxes (y);" };
+        let [first, ..] = STEPS else { panic!("there are steps") };
+        let steps = [Step { name: first.name, sql: first.sql }, broken];
+        assert!(matches!(migrate(&mut connection, &steps), Err(StoreError::Failed { .. })));
+        assert_eq!(objects(&connection), Vec::<String>::new());
+        migrate(&mut connection, STEPS).unwrap();
+    }
+}
