@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::{Store, StoreError, bounded, id};
 use crate::ids::SandboxId;
 
-/// A page ends early when the bodies in it have this many bytes, so that a reader's memory is bounded whatever `limit` is.
+/// A page ends early when the texts in it have this many bytes, so that a reader's memory is bounded whatever `limit` is.
 const PAGE_BYTES: usize = 4 << 20;
 
 /// One entry of the log.
@@ -113,7 +113,7 @@ fn page(connection: &Connection, after: u64, limit: usize) -> rusqlite::Result<P
         && let Some(row) = rows.next()?
     {
         let event = event(row)?;
-        bytes += event.body.len();
+        bytes += event.kind.len() + event.body.len();
         events.push(event);
     }
     Ok(Page::Events(events))

@@ -18,7 +18,7 @@ impl Store {
         if is_known { Ok(()) } else { Err(StoreError::UnknownSandbox(sandbox.clone())) }
     }
 
-    /// Removes a run. That it is not there is no error.
+    /// Removes a run. It is no error if it is not there.
     ///
     /// # Errors
     /// Those of every write.

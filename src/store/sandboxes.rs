@@ -17,7 +17,7 @@ impl Store {
     }
 
     /// Removes a sandbox with its runs and its open steps, in one transaction: so it also finishes the step that removes
-    /// it. That one is not there is no error.
+    /// it. It is no error if it is not there.
     ///
     /// # Errors
     /// Those of every write.
