@@ -157,7 +157,7 @@ impl Service for HandsService {
         let messages = parts.map(move |part| {
             if !matches!(part, Ok(read_response::Part::Stat(_) | read_response::Part::Data(_))) {
                 // Before the client can see the end, so that what it asks for next finds the sandbox unused.
-                lease = None;
+                drop(lease.take());
             }
             part.map(|part| ReadResponse { part: Some(part) })
         });
