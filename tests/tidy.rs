@@ -53,7 +53,8 @@ fn decisions_are_pure() {
     let pure =
         ["state.rs", "outcome.rs", "layout.rs", "convert.rs", "status.rs", "policy.rs", "plan.rs", "recovery.rs"];
     let effects = ["tokio::", "std::fs", "Instant::now", "SystemTime::now", "async fn"];
-    let is_exempt = |file: &str| !pure.iter().any(|name| file.ends_with(&format!("/{name}")));
+    let is_exempt =
+        |file: &str| !file.contains("/convert/") && !pure.iter().any(|name| file.ends_with(&format!("/{name}")));
     assert_eq!(offenders(&effects, is_exempt), Vec::<String>::new());
 }
 

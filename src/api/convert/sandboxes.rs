@@ -1,0 +1,197 @@
+//! Sandboxes, their limits and phases.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{MAX_PATH, bounded, check_env, checked_user, key, page_size};
+use crate::api::proto::{self, ErrorReason};
+use crate::api::status::Fault;
+use crate::engine::Limits;
+use crate::ids::SandboxId;
+use crate::sandbox::state::{FailureKind, Phase, Tier};
+use crate::sandbox::{IdleTimeout, Sandbox, Snapshot, Wish};
+
+/// Most bytes of a sandbox's environment.
+const MAX_ENV_BYTES: usize = 128 << 10;
+/// Most labels of a sandbox.
+const MAX_LABELS: usize = 64;
+/// Most bytes of a label's key.
+const MAX_LABEL_KEY: usize = 128;
+/// Most bytes of a label's value.
+const MAX_LABEL_VALUE: usize = 1024;
+/// Most bytes of an image reference.
+const MAX_IMAGE: usize = 4096;
+/// Least memory of a sandbox: less does not hold a shell and its children.
+const MIN_MEMORY: u64 = 16 << 20;
+/// Least processor time of a sandbox: the kernel's least quota is 1 ms in 100.
+const MIN_CPUS: f64 = 0.01;
+/// Most CPUs that can be asked for; above any machine.
+const MAX_CPUS: f64 = 65_536.0;
+/// Least processes of a sandbox: the guest, a shell, and a pipeline.
+const MIN_PIDS: u64 = 8;
+/// Least bytes of disk of a sandbox.
+const MIN_DISK: u64 = 1 << 20;
+/// Longest idle timeout.
+const MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Sandboxes of a page, if not said otherwise, and at most.
+const LIST_PAGE: (u32, u32) = (100, 1_000);
+
+/// What a caller wants, and the idempotency key.
+///
+/// # Errors
+/// The first bad field.
+pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String>), Fault> {
+    bounded("image", &request.image, MAX_IMAGE)?;
+    let image = match request.image.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|error| Fault::argument("image", format!("{error}")))?),
+    };
+    check_env(&request.env, MAX_ENV_BYTES)?;
+    check_labels(&request.labels)?;
+    let workspace = Some(request.workspace).filter(|path| !path.is_empty());
+    workspace.as_deref().map_or(Ok(()), |path| absolute("workspace", path))?;
+    check_network(request.network)?;
+    let wish = Wish {
+        image,
+        env: request.env,
+        labels: request.labels,
+        limits: limits(&request.limits.unwrap_or_default())?,
+        user: checked_user(request.user)?,
+        workspace,
+        idle: request.idle_timeout.map(idle_timeout).transpose()?,
+    };
+    Ok((wish, key(request.idempotency_key)?))
+}
+
+fn absolute(field: &'static str, path: &str) -> Result<(), Fault> {
+    bounded(field, path, MAX_PATH)?;
+    if path.starts_with('/') { Ok(()) } else { Err(Fault::argument(field, "is not an absolute path")) }
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Fault> {
+    if labels.len() > MAX_LABELS {
+        return Err(Fault::argument(
+            "labels",
+            format!("has {} entries, at most {MAX_LABELS} are allowed", labels.len()),
+        ));
+    }
+    for (key, value) in labels {
+        if key.is_empty() || key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE {
+            let message = format!("keys have 1 to {MAX_LABEL_KEY} bytes and values up to {MAX_LABEL_VALUE}");
+            return Err(Fault::argument("labels", message));
+        }
+    }
+    Ok(())
+}
+
+fn check_network(network: Option<proto::Network>) -> Result<(), Fault> {
+    use proto::network::Mode;
+    match network.map_or(Ok(Mode::Unspecified), |network| Mode::try_from(network.mode)) {
+        Ok(Mode::Unspecified | Mode::None) => Ok(()),
+        Err(_) => Err(Fault::argument("network.mode", "is not a mode of this version")),
+    }
+}
+
+fn idle_timeout(timeout: prost_types::Duration) -> Result<IdleTimeout, Fault> {
+    match Duration::try_from(timeout) {
+        Ok(Duration::ZERO) => Ok(IdleTimeout::Never),
+        Ok(timeout) if timeout <= MAX_IDLE => Ok(IdleTimeout::After(timeout)),
+        Ok(_) | Err(_) => Err(Fault::argument("idle_timeout", format!("is 0 to {} s", MAX_IDLE.as_secs()))),
+    }
+}
+
+/// Limits; those that are 0 are left out.
+///
+/// # Errors
+/// The first that is too low.
+pub fn limits(limits: &proto::Limits) -> Result<Limits, Fault> {
+    let at_least = |field: &'static str, value: u64, least: u64| match value {
+        0 => Ok(None),
+        value if value < least => Err(Fault::argument(field, format!("is {value}, at least {least} is needed"))),
+        value => Ok(Some(value)),
+    };
+    let cpus = match limits.cpus {
+        0.0 => None,
+        cpus if (MIN_CPUS..=MAX_CPUS).contains(&cpus) => Some(cpus),
+        cpus => return Err(Fault::argument("limits.cpus", format!("is {cpus}, at least {MIN_CPUS} is needed"))),
+    };
+    Ok(Limits {
+        memory: at_least("limits.memory_bytes", limits.memory_bytes, MIN_MEMORY)?,
+        cpus,
+        pids: at_least("limits.pids", limits.pids, MIN_PIDS)?,
+        disk: at_least("limits.disk_bytes", limits.disk_bytes, MIN_DISK)?,
+    })
+}
+
+/// A page of sandboxes: after which, and how many.
+///
+/// # Errors
+/// The first bad field.
+pub fn sandbox_page(request: &proto::ListSandboxesRequest) -> Result<(Option<SandboxId>, usize), Fault> {
+    let after = match request.page_token.as_str() {
+        "" => None,
+        token => Some(token.parse().map_err(|_| Fault::argument("page_token", "is no page token"))?),
+    };
+    Ok((after, page_size(request.page_size, LIST_PAGE)? as usize))
+}
+
+/// A sandbox as it stands.
+#[must_use]
+pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
+    let profile = sandbox.profile();
+    let running = snapshot.hands.as_ref().map_or(0, |hands| hands.running());
+    proto::Sandbox {
+        id: profile.id.to_string(),
+        phase: phase(&snapshot.phase).into(),
+        generation: snapshot.generation,
+        image: profile.image.to_string(),
+        env: profile.env.clone(),
+        labels: profile.labels.clone(),
+        limits: Some(proto::Limits {
+            memory_bytes: snapshot.limits.memory.unwrap_or(0),
+            cpus: snapshot.limits.cpus.unwrap_or(0.0),
+            pids: snapshot.limits.pids.unwrap_or(0),
+            disk_bytes: snapshot.limits.disk.unwrap_or(0),
+        }),
+        user: profile.user.clone().unwrap_or_default(),
+        workspace: profile.workspace.clone(),
+        network: Some(proto::Network { mode: proto::network::Mode::None.into() }),
+        created_at: Some(profile.created_at.into()),
+        engine: profile.engine.to_owned(),
+        failure: snapshot.phase.failure().map(|failure| proto::Failure {
+            reason: failure_reason(failure.kind).as_str_name().to_owned(),
+            message: failure.message.to_string(),
+        }),
+        running: u32::try_from(running).unwrap_or(u32::MAX),
+        tier: match snapshot.phase {
+            Phase::Hibernated(Tier::Frozen) | Phase::Waking(Tier::Frozen) => proto::Tier::Frozen.into(),
+            _ => proto::Tier::Unspecified.into(),
+        },
+        idle_timeout: match profile.idle {
+            IdleTimeout::After(timeout) => prost_types::Duration::try_from(timeout).ok(),
+            IdleTimeout::Never => None,
+        },
+    }
+}
+
+fn phase(phase: &Phase) -> proto::Phase {
+    match phase {
+        Phase::Creating => proto::Phase::Creating,
+        Phase::Running => proto::Phase::Running,
+        Phase::Hibernating => proto::Phase::Hibernating,
+        Phase::Hibernated(_) => proto::Phase::Hibernated,
+        Phase::Waking(_) => proto::Phase::Waking,
+        Phase::Crashed(_) => proto::Phase::Crashed,
+        Phase::Failed(_) => proto::Phase::Failed,
+        Phase::Destroying => proto::Phase::Destroying,
+        Phase::Destroyed => proto::Phase::Destroyed,
+    }
+}
+
+fn failure_reason(kind: FailureKind) -> ErrorReason {
+    match kind {
+        FailureKind::Create => ErrorReason::SandboxCreateFailed,
+        FailureKind::Lost => ErrorReason::SandboxLost,
+        FailureKind::Remove => ErrorReason::InternalFault,
+    }
+}
