@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::ErrorCode;
 
-use super::{JournalId, TEXT_LIMIT};
-use crate::ids::SandboxId;
+use super::TEXT_LIMIT;
 
 /// Why the store did not do what it was asked. Causes are shared, as one failed transaction fails all who were in it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -86,12 +85,6 @@ pub enum StoreError {
         /// Its length in bytes.
         len: usize,
     },
-    /// A run cannot be put: its sandbox was removed, or never put.
-    #[error("the store has no sandbox {0}")]
-    UnknownSandbox(SandboxId),
-    /// The step was finished before, or its sandbox was removed, or it is another sandbox's.
-    #[error("step {0} is not open")]
-    StepNotOpen(JournalId),
     /// Events after the cursor were trimmed.
     #[error("events before {oldest} are no longer kept")]
     Expired {

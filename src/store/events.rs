@@ -25,6 +25,25 @@ pub struct StoredEvent {
     pub body: String,
 }
 
+/// An entry to be appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    /// When it happens; a time before 1970 counts as 1970.
+    pub at: SystemTime,
+    /// What kind of event it is, in the words of the floor above.
+    pub kind: String,
+    /// What it tells, in the words of the floor above.
+    pub body: String,
+}
+
+impl NewEvent {
+    /// Refuses texts that are too long.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        bounded("kind", &self.kind)?;
+        bounded("body", &self.body)
+    }
+}
+
 /// What was found behind a cursor.
 #[derive(Debug, PartialEq, Eq)]
 enum Page {
@@ -34,21 +53,13 @@ enum Page {
 }
 
 impl Store {
-    /// Appends an event and gives its `seq`. `now` is when it happened; a time before 1970 counts as 1970.
+    /// Appends an event that is of no sandbox, and gives its `seq`.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], and those of every write.
-    pub async fn append_event(
-        &self,
-        sandbox: Option<&SandboxId>,
-        kind: &str,
-        body: &str,
-        now: SystemTime,
-    ) -> Result<u64, StoreError> {
-        bounded("kind", kind)?;
-        bounded("body", body)?;
-        let (sandbox, kind, body) = (sandbox.cloned(), kind.to_owned(), body.to_owned());
-        self.write(move |connection| append(connection, sandbox.as_ref(), &kind, &body, now)).await
+    pub async fn append_event(&self, event: NewEvent) -> Result<u64, StoreError> {
+        event.check()?;
+        self.write(move |connection| append(connection, None, &event)).await
     }
 
     /// The events behind the cursor `after` (the `seq` of the last one known, 0 for none), in order: at most `limit`, and
@@ -80,17 +91,12 @@ pub(super) fn newest(connection: &Connection) -> rusqlite::Result<u64> {
     Ok(statement.query_row([], |row| seq(row, 0)).optional()?.unwrap_or(0))
 }
 
-fn append(
-    connection: &Connection,
-    sandbox: Option<&SandboxId>,
-    kind: &str,
-    body: &str,
-    now: SystemTime,
-) -> rusqlite::Result<u64> {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+/// Appends an event and gives its `seq`.
+pub(super) fn append(connection: &Connection, sandbox: Option<&SandboxId>, event: &NewEvent) -> rusqlite::Result<u64> {
+    let since = event.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let at = i64::try_from(since).unwrap_or(i64::MAX);
     let sql = "INSERT INTO events (at_ns, sandbox, kind, body) VALUES (?1, ?2, ?3, ?4)";
-    let row = (at, sandbox.map(SandboxId::as_str), kind, body);
+    let row = (at, sandbox.map(SandboxId::as_str), &event.kind, &event.body);
     connection.prepare_cached(sql)?.insert(row).map(i64::cast_unsigned)
 }
 
@@ -197,7 +203,8 @@ mod tests {
                 match step {
                     Step::Append(number) => {
                         let at = UNIX_EPOCH + Duration::from_millis(number.into());
-                        let seq = append(&connection, None, "test", &number.to_string(), at).unwrap();
+                        let event = NewEvent { at, kind: "test".to_owned(), body: number.to_string() };
+                        let seq = append(&connection, None, &event).unwrap();
                         prop_assert_eq!(seq, model.append(number));
                     }
                     Step::Trim(keep) => {

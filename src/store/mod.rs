@@ -1,4 +1,4 @@
-//! What the daemon must know after it died: sandboxes, runs, unfinished lifecycle steps, and the events of the node.
+//! What the daemon must know after it died: sandboxes, and the events of the node.
 //!
 //! The store is one SQLite database. It knows ids, and text that the floors above made and will understand again; what
 //! the text means is none of its business.
@@ -22,9 +22,7 @@
 
 mod error;
 mod events;
-mod journal;
 mod readers;
-mod runs;
 mod sandboxes;
 mod schema;
 mod writer;
@@ -43,8 +41,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, watch};
 
 pub use error::StoreError;
-pub use events::StoredEvent;
-pub use journal::{JournalId, OpenStep};
+pub use events::{NewEvent, StoredEvent};
 
 use readers::Readers;
 use writer::Request;
@@ -149,6 +146,15 @@ impl Store {
         let (request, answer) = writer::request(make);
         self.shared.requests.send(request).await.map_err(|_| StoreError::Gone)?;
         answer.await.map_err(|_| StoreError::Gone)?
+    }
+
+    /// Has the writer make a change, after those that it was given before, and does not wait for it.
+    async fn hand_over<F>(&self, make: F) -> Result<(), StoreError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
+    {
+        let (request, _) = writer::request(make);
+        self.shared.requests.send(request).await.map_err(|_| StoreError::Gone)
     }
 
     /// Reads from one state of the database on the blocking pool.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::ids::{RunId, SandboxId};
+use crate::ids::SandboxId;
 
 fn store() -> (TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();
@@ -25,8 +25,12 @@ async fn reopened(directory: &TempDir, store: Store) -> Store {
     Store::open(&directory.path().join("store.db")).unwrap()
 }
 
+fn event(body: &str) -> NewEvent {
+    NewEvent { at: UNIX_EPOCH, kind: "test".to_owned(), body: body.to_owned() }
+}
+
 async fn append(store: &Store, body: &str) -> Result<u64, StoreError> {
-    store.append_event(None, "test", body, UNIX_EPOCH).await
+    store.append_event(event(body)).await
 }
 
 /// Everything that is kept, page by page.
@@ -47,95 +51,38 @@ async fn sandboxes_keep_their_order_and_their_newest_record_over_a_restart() {
     let (directory, store) = store();
     let ids: Vec<SandboxId> = (0..3).map(|_| SandboxId::random()).collect();
     for id in &ids {
-        store.put_sandbox(id, "created").await.unwrap();
+        store.put_sandbox(id, "created".to_owned(), event("")).await.unwrap();
     }
-    store.put_sandbox(&ids[0], "running").await.unwrap();
-    store.remove_sandbox(&ids[1]).await.unwrap();
+    store.put_sandbox(&ids[0], "running".to_owned(), event("")).await.unwrap();
+    store.remove_sandbox(&ids[1], event("")).await.unwrap();
     let store = reopened(&directory, store).await;
     let expected = vec![(ids[0].clone(), "running".to_owned()), (ids[2].clone(), "created".to_owned())];
     assert_eq!(store.sandboxes().await.unwrap(), expected);
 }
 
 #[tokio::test]
-async fn runs_belong_to_a_sandbox_and_go_with_it() {
-    let (_directory, store) = store();
-    let (one, other) = (SandboxId::random(), SandboxId::random());
-    store.put_sandbox(&one, "").await.unwrap();
-    store.put_sandbox(&other, "").await.unwrap();
-    let runs: Vec<RunId> = (0..3).map(|_| RunId::random()).collect();
-    for run in &runs {
-        store.put_run(&one, run, "started").await.unwrap();
-    }
-    store.put_run(&other, &runs[0], "of the other").await.unwrap();
-    store.put_run(&one, &runs[0], "exited").await.unwrap();
-    store.remove_run(&one, &runs[1]).await.unwrap();
-    let expected = vec![(runs[0].clone(), "exited".to_owned()), (runs[2].clone(), "started".to_owned())];
-    assert_eq!(store.runs(&one).await.unwrap(), expected);
-
-    store.begin(&one, "destroy", "").await.unwrap();
-    store.remove_sandbox(&one).await.unwrap();
-    assert_eq!(store.runs(&one).await.unwrap(), []);
-    assert_eq!(store.open_steps().await.unwrap(), []);
-    assert_eq!(store.runs(&other).await.unwrap(), [(runs[0].clone(), "of the other".to_owned())]);
-}
-
-#[tokio::test]
-async fn a_run_that_ends_after_its_sandbox_leaves_nothing_behind() {
-    let (_directory, store) = store();
-    let (sandbox, run) = (SandboxId::random(), RunId::random());
-    let refused = store.put_run(&sandbox, &run, "exited").await;
-    assert!(matches!(refused, Err(StoreError::UnknownSandbox(id)) if id == sandbox));
-    store.put_sandbox(&sandbox, "").await.unwrap();
-    assert_eq!(store.runs(&sandbox).await.unwrap(), []);
-}
-
-#[tokio::test]
-async fn a_step_is_open_until_it_is_finished_whoever_restarts() {
-    let (directory, store) = store();
-    let sandbox = SandboxId::random();
-    let create = store.begin(&sandbox, "create", "from image").await.unwrap();
-    let store = reopened(&directory, store).await;
-    let step = |id, step: &str, detail: &str| OpenStep {
-        id,
-        sandbox: sandbox.clone(),
-        step: step.to_owned(),
-        detail: detail.to_owned(),
-    };
-    assert_eq!(store.open_steps().await.unwrap(), [step(create, "create", "from image")]);
-
-    store.finish_with(create, &sandbox, "running").await.unwrap();
-    let stop = store.begin(&sandbox, "stop", "").await.unwrap();
-    let wake = store.begin(&sandbox, "wake", "").await.unwrap();
-    store.finish(stop).await.unwrap();
-    let store = reopened(&directory, store).await;
-    assert_eq!(store.open_steps().await.unwrap(), [step(wake, "wake", "")]);
-    assert_eq!(store.sandboxes().await.unwrap(), [(sandbox.clone(), "running".to_owned())]);
-}
-
-#[tokio::test]
-async fn a_step_that_ends_late_does_not_bring_back_a_removed_sandbox() {
+async fn each_change_of_a_sandbox_brings_its_event() {
     let (_directory, store) = store();
     let sandbox = SandboxId::random();
-    store.put_sandbox(&sandbox, "running").await.unwrap();
-    let step = store.begin(&sandbox, "hibernate", "").await.unwrap();
-    store.remove_sandbox(&sandbox).await.unwrap();
-    let late = store.finish_with(step, &sandbox, "hibernated").await;
-    assert!(matches!(late, Err(StoreError::StepNotOpen(id)) if id == step));
+    store.put_sandbox(&sandbox, "creating".to_owned(), event("creating")).await.unwrap();
+    store.hand_over_sandbox(&sandbox, "running".to_owned(), event("running")).await.unwrap();
+    store.remove_sandbox(&sandbox, event("gone")).await.unwrap();
     assert_eq!(store.sandboxes().await.unwrap(), []);
-    // Nor is its id given to another step, which it would finish.
-    let next = store.begin(&sandbox, "create", "").await.unwrap();
-    assert_ne!(next, step);
-    assert!(matches!(store.finish(step).await, Err(StoreError::StepNotOpen(_))));
-    assert!(matches!(store.finish_with(next, &SandboxId::random(), "").await, Err(StoreError::StepNotOpen(_))));
-    assert_eq!(store.open_steps().await.unwrap().len(), 1);
+    let events = store.events(0, 10).await.unwrap();
+    assert!(events.iter().all(|event| event.sandbox.as_ref() == Some(&sandbox)));
+    let bodies: Vec<&str> = events.iter().map(|event| event.body.as_str()).collect();
+    assert_eq!(bodies, ["creating", "running", "gone"]);
 }
 
 #[tokio::test]
 async fn an_event_comes_back_as_it_was_appended() {
     let (directory, store) = store();
     let (sandbox, at) = (SandboxId::random(), SystemTime::now());
-    assert_eq!(store.append_event(Some(&sandbox), "crashed", "{\"signal\":9}", at).await.unwrap(), 1);
-    assert_eq!(store.append_event(None, "drained", "", UNIX_EPOCH - Duration::from_secs(1)).await.unwrap(), 2);
+    let crash = NewEvent { at, kind: "crashed".to_owned(), body: "{\"signal\":9}".to_owned() };
+    store.put_sandbox(&sandbox, String::new(), crash).await.unwrap();
+    let before_1970 = UNIX_EPOCH - Duration::from_secs(1);
+    let drain = NewEvent { at: before_1970, kind: "drained".to_owned(), body: String::new() };
+    assert_eq!(store.append_event(drain).await.unwrap(), 2);
     let store = reopened(&directory, store).await;
     assert_eq!(*store.newest().borrow(), 2);
     let crashed = StoredEvent {
@@ -184,11 +131,9 @@ async fn a_text_that_is_too_long_is_refused_by_name() {
         Err(StoreError::TooLarge { field, len }) if len == TEXT_LIMIT + 1 => field,
         other => panic!("{other:?}"),
     };
-    assert_eq!(field(store.put_sandbox(&sandbox, &text).await), "record");
-    assert_eq!(field(store.put_run(&sandbox, &RunId::random(), &text).await), "record");
-    assert_eq!(field(store.begin(&sandbox, &text, "").await.map(drop)), "step");
-    assert_eq!(field(store.begin(&sandbox, "", &text).await.map(drop)), "detail");
-    assert_eq!(field(store.append_event(None, &text, "", UNIX_EPOCH).await.map(drop)), "kind");
+    assert_eq!(field(store.put_sandbox(&sandbox, text.clone(), event("")).await), "record");
+    let kind = NewEvent { kind: text.clone(), ..event("") };
+    assert_eq!(field(store.append_event(kind).await.map(drop)), "kind");
     assert_eq!(field(append(&store, &text).await.map(drop)), "body");
 }
 

@@ -7,6 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{StoreError, events};
+use crate::telemetry::chain;
 
 /// How many requests may share a transaction. More would not be faster by much, and makes the first of them wait.
 pub(super) const BATCH: usize = 512;
@@ -68,8 +69,9 @@ where
             (Ok(()), State::Waiting(_) | State::Failed) => Err(StoreError::Gone),
             (Err(error), _) => Err(error),
         };
-        // Whoever no longer waits does not want to know.
-        let _ = self.reply.send(outcome);
+        if let Err(Err(error)) = self.reply.send(outcome) {
+            tracing::error!(error = %chain(&error), "a write that nobody waits for failed");
+        }
     }
 }
 
