@@ -79,6 +79,10 @@ pub struct SandboxDefaults {
     pub pids: Option<u64>,
     /// Time without use after which a sandbox goes to sleep; `None`: it does not by itself.
     pub idle_timeout: Option<Duration>,
+    /// Time asleep after which a sandbox's processes are ended; `None`: they are not.
+    pub stop_after: Option<Duration>,
+    /// Sandboxes that are woken at once; more wait.
+    pub max_wakes: usize,
     /// Sandboxes of this node; no request goes beyond it.
     pub max_sandboxes: usize,
 }

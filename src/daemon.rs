@@ -38,7 +38,8 @@ use crate::hands;
 use crate::health::watch_engine;
 use crate::ids::SandboxId;
 use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership};
-use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile};
+use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile, strangers};
+use crate::store::{Store, StoreError};
 use crate::telemetry::chain;
 
 /// Silence after which a connection is asked whether it is still there, and how long the answer may take: a client that
@@ -57,7 +58,7 @@ const FRAME: u32 = 256 << 10;
 const MAX_STREAMS: u32 = 1024;
 
 /// How long calls that are under way may take to end when the daemon does.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long the sandboxes may take to be removed then.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
@@ -98,6 +99,9 @@ pub enum DaemonError {
     /// The engine cannot be started.
     #[error("the engine")]
     Engine(#[source] EngineError),
+    /// The store cannot be opened or read.
+    #[error("the store")]
+    Store(#[source] StoreError),
     /// Reflection refuses the descriptors.
     #[error("gRPC reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -127,10 +131,12 @@ impl Daemon {
         let host = check::probe(&config.state_dir, None);
         let is_root = nix::unistd::geteuid().is_root();
         let engine = start_engine(config, is_root).await?;
-        remove_leftovers(&*engine, &config.state_dir).await?;
+        let store = open_store(&config.state_dir).await?;
+        remove_strangers(&*engine, &store, &config.state_dir).await?;
         let defaults = defaults(config)?;
         let info = node_info(config, &host, engine.name(), is_root);
-        let sandboxes = Sandboxes::new(engine, defaults);
+        let sandboxes = Sandboxes::open(engine, store, defaults, info.boot_id.clone()).await;
+        let sandboxes = sandboxes.map_err(DaemonError::Store)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let deadlines = Deadlines { default: config.run.timeout, max: config.run.max_timeout };
         let reflection = tonic_reflection::server::Builder::configure()
@@ -230,13 +236,18 @@ impl Daemon {
         Ok(())
     }
 
-    /// Ends: no new calls, all sandboxes removed, calls under way done or cut off.
-    pub async fn stop(mut self) {
-        self.health.set_service_status("", ServingStatus::NotServing).await;
-        self.ready.send_replace(false);
+    /// Removes all sandboxes, and makes no more.
+    pub async fn remove_all(&self) {
         if timeout(CLOSE_DEADLINE, self.sandboxes.close()).await.is_err() {
             tracing::error!("not all sandboxes could be removed in time; the next start removes the rest");
         }
+    }
+
+    /// Ends: no new calls, and calls under way done or cut off. Sandboxes and their runs go on; the next daemon takes them
+    /// over, as it would if this one were killed.
+    pub async fn stop(mut self) {
+        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.ready.send_replace(false);
         self.stop.cancel();
         let all = async { while self.servers.join_next().await.is_some() {} };
         if timeout(DRAIN_DEADLINE, all).await.is_err() {
@@ -248,6 +259,9 @@ impl Daemon {
                 // It may be gone already, and the next start replaces it anyway.
                 let _ = fs::remove_file(path);
             }
+        }
+        if let Err(error) = self.sandboxes.store().clone().close().await {
+            tracing::error!(error = %chain(&error), "the store did not end well");
         }
     }
 }
@@ -261,15 +275,17 @@ pub enum Sweep {
     Remove,
 }
 
-/// Finds what daemons that were killed left in the state directory and in the engine. It is no daemon's now, because this
-/// holds the lock that a daemon would. Calls `found` with each before it is removed.
+/// Finds what the engine has and no record names, because a daemon was killed while it made or removed it. It is no
+/// daemon's now, because this holds the lock that a daemon would. Calls `found` with each before it is removed.
 ///
 /// # Errors
 /// See [`DaemonError`].
 pub async fn sweep(config: &Config, sweep: Sweep, mut found: impl FnMut(&SandboxId)) -> Result<(), DaemonError> {
     let _lock = lock_state(&config.state_dir)?;
     let engine = start_engine(config, nix::unistd::geteuid().is_root()).await?;
-    for id in engine.list().await.map_err(DaemonError::Engine)? {
+    let store = open_store(&config.state_dir).await?;
+    let recorded = store.sandboxes().await.map_err(DaemonError::Store)?;
+    for id in strangers(engine.list().await.map_err(DaemonError::Engine)?, &recorded) {
         found(&id);
         if sweep == Sweep::Remove {
             engine.remove(&id).await.map_err(DaemonError::Engine)?;
@@ -368,18 +384,26 @@ fn instance(state: &Path) -> io::Result<String> {
     Ok(digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Removes what a daemon that was killed left behind.
-async fn remove_leftovers(engine: &dyn Engine, state: &Path) -> Result<(), DaemonError> {
-    for id in engine.list().await.map_err(DaemonError::Engine)? {
-        tracing::info!(sandbox.id = %id, "removing what an earlier daemon left");
+/// Opens the store. Blocks for some milliseconds, while nobody is served.
+async fn open_store(state: &Path) -> Result<Store, DaemonError> {
+    let path = state.join("store.db");
+    let opened = tokio::task::spawn_blocking(move || Store::open(&path)).await;
+    opened.unwrap_or(Err(StoreError::Gone)).map_err(DaemonError::Store)
+}
+
+/// Removes what no record names.
+async fn remove_strangers(engine: &dyn Engine, store: &Store, state: &Path) -> Result<(), DaemonError> {
+    let recorded = store.sandboxes().await.map_err(DaemonError::Store)?;
+    for id in strangers(engine.list().await.map_err(DaemonError::Engine)?, &recorded) {
+        tracing::info!(sandbox.id = %id, "removing what no record names");
         engine.remove(&id).await.map_err(DaemonError::Engine)?;
     }
-    match fs::remove_dir_all(spools(state)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(DaemonError::State { path: spools(state), source: error })
-        }
-        _ => Ok(()),
+    let entries = fs::read_dir(spools(state)).into_iter().flatten().flatten();
+    let present = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for id in strangers(present, &recorded) {
+        hands::remove_spools(spools(state).join(id.as_str())).await;
     }
+    Ok(())
 }
 
 fn spools(state: &Path) -> PathBuf {
@@ -397,6 +421,8 @@ fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
             disk: None,
         },
         idle: config.sandbox.idle_timeout.map_or(IdleTimeout::Never, IdleTimeout::After),
+        stop_after: config.sandbox.stop_after,
+        max_wakes: config.sandbox.max_wakes,
         max_sandboxes: config.sandbox.max_sandboxes,
         runs: hands::Settings {
             env: Default::default(),

@@ -109,6 +109,7 @@ async fn take(config: &Config, timeline: &mut Timeline, interrupted: impl Future
         }
     }
     .await;
+    daemon.remove_all().await;
     daemon.stop().await;
     ended
 }

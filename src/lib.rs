@@ -25,8 +25,8 @@
 //!        api        grpc/ http      decode, call a handle, encode
 //!         │
 //!      sandbox                      lifecycle: one task per sandbox owns its state
-//!     ┌───┴────┐
-//!   hands    engine                 runs and files · containers
+//!     ┌───┴────┬────────┐
+//!   hands    engine   store         runs and files · containers · SQLite (one writer)
 //!     │        │
 //!     │      image                  from a reference to directories that can be stacked
 //!     └───┬────┘
@@ -38,6 +38,11 @@
 //! the kernel moves output from the pipes to the spool (`splice`), and the caller's stream follows the spool from its
 //! cursor. The guest reaps the command and says how it ended; when the pipes are drained, `exited` is published.
 //!
+//! The daemon may die at any moment. Sandboxes are not its children, and the guest keeps the other ends of all pipes and
+//! terminals. The next daemon reads the records in the [`store`], asks the engine what there is, decides with
+//! [`sandbox::recovery`], connects to the guests, and takes up each run where its journal and its spool end. To end well
+//! and to be killed are the same to it.
+//!
 //! # Map
 //!
 //! | room | what is in it |
@@ -45,11 +50,11 @@
 //! | [`daemon`], [`health`] | start, serve, stop; whether the node can do what it is asked |
 //! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do, logs and error chains |
 //! | [`api`] | the gRPC services and the HTTP probes; `convert` and `status` are the only maps to and from the domain |
-//! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`), who uses it (`idle`), the table of them (`registry`), what nobody owns (`reconcile`) |
-//! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), files (`files`) |
+//! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`) |
+//! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), what the next daemon has to know of it (`journal`) and does with it (`resume`), files (`files`) |
 //! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process and jail; `docker` |
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
-//! | [`store`] | what outlives the daemon, in SQLite: sandboxes, runs, open lifecycle steps, events; one writer thread |
+//! | [`store`] | what outlives the daemon, in SQLite: sandboxes and the events of the node; one writer thread |
 //! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
 //! | [`client`] | connecting to a node, for the command line and for tests |
 //! | [`ids`] | names of sandboxes and runs |
@@ -58,13 +63,14 @@
 //!
 //! Those marked (tidy) are checked by `tests/tidy.rs`.
 //!
-//! 1. `state.rs`, `outcome.rs`, `layout.rs`, `convert.rs` and `status.rs` are pure: no tokio, no files, no clock (tidy). They
+//! 1. `state.rs`, `policy.rs`, `recovery.rs`, `outcome.rs`, `layout.rs`, `convert` and `status.rs` are pure: no tokio, no files, no clock (tidy). They
 //!    hold the decisions; the drivers carry them out.
 //! 2. Only `api` and what wires or tests it names generated services and `tonic::Status`; `unsafe` lives only in
 //!    `engine/native` and `guest` (tidy).
 //! 3. One task writes one sandbox's state, one task writes one run's. Others hold a handle: a watch and a bounded channel.
 //!    A table of handles is a leaf with a lock that is never held across an await.
 //! 4. Phases are observed, not assumed: `Running` is recorded once the guest has answered, `Crashed` once it is gone.
+//!    What is about to be done to a sandbox is on the disk before it is begun.
 //! 5. Output is drained whether or not anyone listens. A slow reader falls behind; it stalls neither the process nor
 //!    another reader.
 //! 6. A client that hangs up cancels its stream, never a lifecycle step and never a run: those are tasks of their own.

@@ -32,6 +32,9 @@ enum Command {
         /// Print the configuration in force and exit
         #[arg(long)]
         print_config: bool,
+        /// Remove all sandboxes at the end, instead of leaving them to the next daemon
+        #[arg(long)]
+        ephemeral: bool,
         #[command(flatten)]
         overrides: Overrides,
     },
@@ -43,7 +46,7 @@ enum Command {
     },
     /// Take a tour of what it does, with a daemon of its own that is gone afterwards
     Demo,
-    /// Remove what a daemon that was killed left behind, while none runs; a daemon that runs does so itself
+    /// Remove what belongs to no sandbox on record, while no daemon runs; one that runs does so itself
     Gc {
         /// Configuration file (TOML)
         #[arg(long, value_name = "FILE")]
@@ -76,14 +79,14 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Serve { config, print_config, overrides } => {
+        Command::Serve { config, print_config, ephemeral, overrides } => {
             let config = Config::load(config.as_deref(), &overrides, &Environment::current())?;
             if print_config {
                 print!("{}", config.to_toml());
                 return Ok(ExitCode::SUCCESS);
             }
             telemetry::init(&config.log)?;
-            runtime()?.block_on(serve(&config))?;
+            runtime()?.block_on(serve(&config, if ephemeral { End::Remove } else { End::Leave }))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { state_dir } => {
@@ -110,7 +113,14 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
+/// What becomes of the sandboxes at the end.
+enum End {
+    /// The next daemon takes them over.
+    Leave,
+    Remove,
+}
+
+async fn serve(config: &Config, end: End) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let daemon = Daemon::start(config).await?;
@@ -125,6 +135,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    if let End::Remove = end {
+        daemon.remove_all().await;
+    }
     daemon.stop().await;
     Ok(())
 }

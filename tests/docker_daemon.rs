@@ -147,12 +147,16 @@ async fn while_docker_hangs_health_is_degraded_and_sandboxes_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_daemon_left_is_listed_by_a_dry_run_and_then_removed() {
+async fn what_no_record_names_is_listed_by_a_dry_run_and_then_removed() {
     let Some(mut daemon) = Daemon::start().await else { return };
     let id = daemon.text(&["create"]);
     assert!(!daemon.handsd(&["gc", "--dry-run"]).status.success(), "the daemon runs");
     daemon.process.kill().unwrap();
     daemon.process.wait().unwrap();
+    // What is on record waits for the next daemon.
+    assert!(daemon.handsd(&["gc"]).stdout.is_empty());
+    assert!(daemon.containers().contains(&id));
+    std::fs::remove_file(daemon.directory.path().join("state/store.db")).unwrap();
     let listed = |output: Output| String::from_utf8(output.stdout).unwrap().trim_end().to_owned();
     assert_eq!(listed(daemon.handsd(&["gc", "--dry-run"])), id);
     assert!(daemon.containers().contains(&id));

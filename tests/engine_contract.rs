@@ -73,7 +73,7 @@ async fn a_command_runs_in_the_workspace_and_its_output_and_code_come_back(bench
     assert_eq!((outcome.exited.reason, outcome.exited.degraded), (Reason::Exited, false));
     assert_eq!(outcome.exited.status, Some(ExitStatus::Code(7)));
     let missing = Command { program: Program::Argv(vec!["/no/such".to_owned()]), ..shell("") };
-    assert!(matches!(sandbox.hands.start(missing, None, ()).await, Err(RunError::Refused { .. })));
+    assert!(matches!(sandbox.hands.start(missing, None, None::<()>).await, Err(RunError::Refused { .. })));
     sandbox.remove().await;
 }
 

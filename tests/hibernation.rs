@@ -14,7 +14,7 @@ use tonic::Status;
 mod support;
 
 async fn hibernate(daemon: &Daemon, sandbox: &Sandbox) -> Result<Message, Status> {
-    let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone() };
+    let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone(), ..Default::default() };
     daemon.sandboxes().hibernate(request).await.map(tonic::Response::into_inner)
 }
 
@@ -186,16 +186,19 @@ async fn a_sleeping_sandbox_is_destroyed_without_waking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sandbox_that_dies_in_its_sleep_is_seen() {
+async fn a_sandbox_that_dies_in_its_sleep_is_seen_and_starts_again_with_its_files() {
     let Some(daemon) = Daemon::start().await else { return };
     let sandbox = daemon.sandbox().await;
+    sandbox.bash("echo kept > file").await;
     hibernate(&daemon, &sandbox).await.unwrap();
     // The only signal that reaches a frozen process.
     let init = i32::try_from(daemon.init(&sandbox)).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), nix::sys::signal::Signal::SIGKILL).unwrap();
     becomes(&sandbox, Phase::Crashed).await;
-    assert_eq!(reason(&sandbox.run(argv(&["true"])).await.unwrap_err()), "SANDBOX_NOT_RUNNING");
-    assert_eq!(reason(&wake(&daemon, &sandbox).await.unwrap_err()), "SANDBOX_NOT_RUNNING");
+    // Looking does not start it.
+    assert_eq!(sandbox.get().await.unwrap().phase(), Phase::Crashed);
+    assert_eq!(sandbox.read("cat file").await, "kept");
+    assert_eq!(sandbox.get().await.unwrap().phase(), Phase::Running);
 }
 
 #[tokio::test(flavor = "multi_thread")]

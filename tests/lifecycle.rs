@@ -281,7 +281,7 @@ async fn a_daemon_that_is_told_to_end_ends_well_with_all_it_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_daemon_left_is_removed_by_the_next() {
+async fn what_no_record_names_is_removed_by_the_next_daemon() {
     for config in ["", "[engine]\ncgroup = \"off\"\n"] {
         let Some(mut daemon) = Daemon::start_configured(config).await else { return };
         let sandboxes = [daemon.sandbox().await, daemon.sandbox().await];
@@ -289,7 +289,9 @@ async fn what_a_killed_daemon_left_is_removed_by_the_next() {
         let run = sandboxes[1].start(argv(&["sleep", "1000"])).await.unwrap();
         let pids = sandboxes.each_ref().map(|sandbox| daemon.init(sandbox));
         drop(run);
-        daemon.kill_and_restart().await;
+        daemon.kill();
+        std::fs::remove_file(daemon.state().join("store.db")).unwrap();
+        daemon.restart().await;
         assert_eq!(daemon.leftovers(), NOTHING);
         eventually(SOON, || async {
             let alive: Vec<_> = pids.iter().filter(|pid| process::is_alive(**pid)).collect();

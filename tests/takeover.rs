@@ -126,7 +126,7 @@ async fn no_byte_is_lost_or_doubled_when_the_daemon_is_killed() {
     stdout.extend(rest(out));
     assert_eq!(rest(err), b"end\n");
     let lines: Vec<u64> = str::from_utf8(&stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect();
-    assert!(lines.len() > 1000);
+    assert!(lines.len() >= 1000);
     assert!(lines.iter().copied().eq(1..=lines.len() as u64), "the lines are not 1 to {}", lines.len());
     assert_eq!(exit(held).await, ExitStatus::Code(0));
 }

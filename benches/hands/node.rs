@@ -55,7 +55,7 @@ impl Node {
         fs::write(&config, config_text(engine)).context("write the configuration")?;
         let address = Address::Unix(state.path().join("h.sock"));
         let mut child = Command::new(env!("CARGO_BIN_EXE_handsd"))
-            .arg("serve")
+            .args(["serve", "--ephemeral"])
             .args([Path::new("--config"), &config, Path::new("--state-dir"), state.path()])
             .args(["--grpc", &address.to_string(), "--http", "off"])
             .stdin(Stdio::null())

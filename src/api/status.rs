@@ -15,6 +15,7 @@ use crate::hands::files::FileError;
 use crate::hands::output::SpoolError;
 use crate::image::ImageError;
 use crate::sandbox::SandboxError;
+use crate::store::StoreError;
 use crate::telemetry::chain;
 
 /// The domain of every reason.
@@ -90,6 +91,11 @@ impl From<SandboxError> for Fault {
             SandboxError::Busy(_) => (Code::FailedPrecondition, ErrorReason::SandboxBusy),
             SandboxError::Guest(_) => (Code::Internal, ErrorReason::SandboxCreateFailed),
             SandboxError::Destroy { .. } => (Code::Internal, ErrorReason::InternalFault),
+            SandboxError::WakesFull => (Code::ResourceExhausted, ErrorReason::TooManyRequests),
+            SandboxError::Store { source: StoreError::Full { .. }, .. } => {
+                (Code::ResourceExhausted, ErrorReason::DiskFull)
+            }
+            SandboxError::Store { .. } => (Code::Internal, ErrorReason::InternalFault),
             SandboxError::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),
         };
         Self::new(code, reason, message)

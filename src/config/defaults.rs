@@ -47,6 +47,15 @@ pub(super) const PIDS_BOUNDS: RangeInclusive<u64> = 8..=4 * MIB;
 pub(super) const IDLE_TIMEOUT: Option<Duration> = Some(MINUTE.saturating_mul(10));
 /// A millisecond serves tests; "unlimited" is the word for longer than the upper one.
 pub(super) const IDLE_TIMEOUT_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY.saturating_mul(30);
+/// Processes are state too: they are ended only where the operator says so.
+pub(super) const STOP_AFTER: Option<Duration> = None;
+/// As with the idle timeout.
+pub(super) const STOP_AFTER_BOUNDS: RangeInclusive<Duration> = IDLE_TIMEOUT_BOUNDS;
+/// A wake takes a millisecond from memory and tens of them from files: so many keep the processors busy, and more would
+/// only make each of them slower.
+pub(super) const MAX_WAKES: usize = 64;
+/// The upper one is as good as no bound.
+pub(super) const MAX_WAKES_BOUNDS: RangeInclusive<usize> = 1..=100_000;
 /// An idle sandbox costs 0.6 MiB of the kernel's and the guest's memory: 1.2 GiB for all of these.
 pub(super) const MAX_SANDBOXES: usize = 2000;
 /// The upper one would cost 60 GiB in the same way.

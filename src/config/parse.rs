@@ -115,6 +115,10 @@ fn sandbox(sandbox: &mut Section<'_, '_>, engine: EngineKind, overrides: &Overri
         idle_timeout: sandbox
             .take("idle_timeout", limit(duration(defaults::IDLE_TIMEOUT_BOUNDS)))
             .unwrap_or(defaults::IDLE_TIMEOUT),
+        stop_after: sandbox
+            .take("stop_after", limit(duration(defaults::STOP_AFTER_BOUNDS)))
+            .unwrap_or(defaults::STOP_AFTER),
+        max_wakes: sandbox.take("max_wakes", integer(defaults::MAX_WAKES_BOUNDS)).unwrap_or(defaults::MAX_WAKES),
         max_sandboxes: sandbox
             .take("max_sandboxes", integer(defaults::MAX_SANDBOXES_BOUNDS))
             .unwrap_or(defaults::MAX_SANDBOXES),

@@ -62,6 +62,10 @@ cpus = {cpus}
 pids = {pids}
 # Time without use after which a sandbox goes to sleep; or \"unlimited\".
 idle_timeout = {idle_timeout}
+# Time asleep after which a sandbox's processes are ended and its files kept; or \"unlimited\".
+stop_after = {stop_after}
+# Sandboxes that are woken at once; more wait for their turn.
+max_wakes = {max_wakes}
 # Sandboxes of this node; a request for one more is refused.
 max_sandboxes = {max_sandboxes}
 ",
@@ -70,6 +74,8 @@ max_sandboxes = {max_sandboxes}
             cpus = limit(sandbox.cpus.map(|cpus| format!("{cpus:?}"))),
             pids = limit(sandbox.pids.map(|pids| pids.to_string())),
             idle_timeout = limit(sandbox.idle_timeout.map(duration)),
+            stop_after = limit(sandbox.stop_after.map(duration)),
+            max_wakes = sandbox.max_wakes,
             max_sandboxes = sandbox.max_sandboxes,
         )
     }

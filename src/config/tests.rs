@@ -91,6 +91,8 @@ memory = '512MiB'
 cpus = 2
 pids = 'unlimited'
 idle_timeout = '90s'
+stop_after = '1day'
+max_wakes = 2
 max_sandboxes = 3
 [run]
 timeout = '10m'
@@ -127,6 +129,8 @@ credentials = '/etc/handsd/docker.json'
             cpus: Some(2.0),
             pids: None,
             idle_timeout: Some(Duration::from_secs(90)),
+            stop_after: Some(Duration::from_secs(86_400)),
+            max_wakes: 2,
             max_sandboxes: 3,
         },
         run: RunDefaults {

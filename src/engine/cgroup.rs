@@ -206,7 +206,7 @@ impl Sandbox {
     /// # Errors
     /// Those of the cgroup file system.
     pub fn create_run(&self, id: &RunId) -> io::Result<Run> {
-        let run = Run::new(self.unified.join(id.as_str()));
+        let run = self.run(id);
         fs::create_dir(run.path())?;
         match chown(&run.path().join("cgroup.procs"), self.owner) {
             Ok(()) => Ok(run),
@@ -215,6 +215,12 @@ impl Sandbox {
                 Err(error)
             }
         }
+    }
+
+    /// A run's cgroup as it is named, made or not.
+    #[must_use]
+    pub fn run(&self, id: &RunId) -> Run {
+        Run::new(self.unified.join(id.as_str()))
     }
 
     /// How many processes the kernel has killed so far because the sandbox's memory was used up.
@@ -236,6 +242,15 @@ impl Sandbox {
             write(&self.unified.join("cgroup.freeze"), "0")?;
         }
         result
+    }
+
+    /// They stand still.
+    ///
+    /// # Errors
+    /// Those of the cgroup file system.
+    pub fn is_frozen(&self) -> io::Result<bool> {
+        let events = fs::read_to_string(self.unified.join("cgroup.events"))?;
+        Ok(events.lines().any(|line| line == "frozen 1"))
     }
 
     /// Lets them go on, and waits until they do.

@@ -19,13 +19,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::{ContainerSummary, SystemInfo};
+use bollard::models::{ContainerState, ContainerSummary, SystemInfo};
 use bollard::query_parameters::WaitContainerOptionsBuilder;
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 
 use super::cgroup;
-use super::{Engine, EngineError, LimitSupport, Limits, Process, Spec, Started};
+use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, undo};
 use crate::guest::agent::files::remove_abandoned;
 use crate::guest::binary::GUEST;
 use crate::ids::SandboxId;
@@ -169,10 +169,10 @@ impl Docker {
         Ok(())
     }
 
-    async fn try_create(&self, spec: &Spec, image: Image) -> Result<Started, EngineError> {
-        let directory = self.directory(&spec.id);
-        let io = directory.join("io");
-        let lookout = self.make_io(&io).map_err(failed("make", &io))?;
+    async fn try_create(&self, spec: &Spec, image: &Image) -> Result<Started, EngineError> {
+        let io = self.directory(&spec.id).join("io");
+        // What is bound has to be there from the start.
+        self.make_io(&io).map_err(failed("make", &io))?;
         let body = container::body(&Parts {
             spec,
             image: &image.id,
@@ -183,22 +183,48 @@ impl Docker {
             seccomp: self.node.seccomp.as_deref(),
             settings: &self.settings,
         });
-        let container = self.client.create(&container::name(&self.instance, &spec.id), body).await?;
+        self.client.create(&self.name(&spec.id), body).await?;
+        self.try_start(&spec.id).await
+    }
+
+    /// Starts a container, and waits for its guest.
+    async fn try_start(&self, id: &SandboxId) -> Result<Started, EngineError> {
+        let directory = self.directory(id);
+        let io = directory.join("io");
+        let lookout = self.make_io(&io).map_err(failed("make", &io))?;
+        let container = self.name(id);
         self.client.start(&container).await?;
-        let (pid, init) = self.first_process(&container).await?;
+        let state = self.client.inspect(&container).await?.state.unwrap_or_default();
+        let (pid, init) = first_process(state)?;
         lookout.wait(&init).await.map_err(failed("wait for the guest in", &directory))?;
         let socket = directory.join(container::SOCKET);
         let moved = fs::rename(io.join(container::SOCKET), &socket).and_then(|()| fs::remove_dir(&io));
         moved.map_err(failed("take the guest's socket from", &io))?;
-        let cgroup = self.cgroups.as_ref().and_then(|cgroups| match cgroups.adopt(&spec.id, pid) {
+        Ok(Started { init, pid, socket, cgroup: self.cgroup(id, pid) })
+    }
+
+    fn name(&self, id: &SandboxId) -> String {
+        container::name(&self.instance, id)
+    }
+
+    fn cgroup(&self, id: &SandboxId, pid: u32) -> Option<cgroup::Sandbox> {
+        match self.cgroups.as_ref()?.adopt(id, pid) {
             Ok(cgroup) => Some(cgroup),
             // Its runs are found by walking the process tree, and say that they are degraded.
             Err(error) => {
-                tracing::warn!(sandbox.id = %spec.id, %error, "a sandbox has no place for the cgroups of its runs");
+                tracing::warn!(sandbox.id = %id, %error, "a sandbox has no place for the cgroups of its runs");
                 None
             }
-        });
-        Ok(Started { init, pid, socket, image: image.defaults, cgroup })
+        }
+    }
+
+    /// How a sandbox's container stands; `None` if there is none.
+    async fn state(&self, id: &SandboxId) -> Result<Option<ContainerState>, EngineError> {
+        let containers = self.client.list(container::labels(&self.instance, Some(id))).await?;
+        match containers.into_iter().find_map(|container| container.id) {
+            Some(container) => Ok(Some(self.client.inspect(&container).await?.state.unwrap_or_default())),
+            None => Ok(None),
+        }
     }
 
     /// The directory in which the guest makes its socket.
@@ -207,21 +233,6 @@ impl Docker {
         let (uid, gid) = self.node.root;
         chown(io, Some(uid), Some(gid))?;
         Lookout::on(io)
-    }
-
-    async fn first_process(&self, container: &str) -> Result<(u32, Process), EngineError> {
-        let state = self.client.inspect(container).await?.state.unwrap_or_default();
-        let step = || "find the container's first process".to_owned();
-        let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        let pid = pid.ok_or_else(|| {
-            let code = state.exit_code.unwrap_or_default();
-            let said = state.error.filter(|error| !error.is_empty()).unwrap_or_else(|| "nothing".to_owned());
-            let source = io::Error::other(format!("it has ended with code {code}; Docker says {said}"));
-            EngineError::Step { step: step(), source }
-        })?;
-        // If another process has got this id by now, it does not listen on the guest's socket, and is found out there.
-        let init = Process::open(pid).map_err(|source| EngineError::Step { step: step(), source })?;
-        Ok((pid, init))
     }
 
     /// Removes the containers of a sandbox. One that somebody else is removing is waited for.
@@ -253,30 +264,51 @@ impl Engine for Docker {
         self.node.support
     }
 
-    async fn create(&self, spec: &Spec) -> Result<Started, EngineError> {
+    async fn create(&self, spec: &Spec) -> Result<(Started, ImageDefaults), EngineError> {
         self.check_limits(&spec.limits)?;
         let image = self.images.resolve(&spec.image).await?;
-        let made = self.try_create(spec, image).await;
-        if made.is_err() {
-            // The first error is the one to tell; what cannot be removed now is found later.
-            if let Err(error) = self.remove(&spec.id).await {
-                tracing::warn!(sandbox.id = %spec.id, %error, "what is left of a failed create could not be removed");
-            }
+        let started = undo(self.try_create(spec, &image).await, self.remove(&spec.id)).await?;
+        Ok((started, image.defaults))
+    }
+
+    async fn find(&self, id: &SandboxId) -> Result<Found, EngineError> {
+        let Some(state) = self.state(id).await? else { return Ok(Found::Nothing) };
+        if state.running != Some(true) {
+            return Ok(Found::Dead);
         }
-        made
+        let is_frozen = state.paused == Some(true);
+        let (pid, init) = first_process(state)?;
+        let socket = self.directory(id).join(container::SOCKET);
+        let started = Started { init, pid, socket, cgroup: self.cgroup(id, pid) };
+        Ok(Found::Alive { started, is_frozen })
+    }
+
+    async fn stop(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let Some(state) = self.state(id).await? else { return Ok(()) };
+        if state.paused == Some(true) {
+            // A version 1 freezer keeps even SIGKILL from what it has frozen.
+            self.client.unpause(&self.name(id)).await?;
+        }
+        self.client.stop(&self.name(id)).await?;
+        let cleared = self.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.remove(id));
+        cleared.map_err(failed("remove the cgroups of", &self.directory(id)))
+    }
+
+    async fn start(&self, spec: &Spec) -> Result<Started, EngineError> {
+        undo(self.try_start(&spec.id).await, self.stop(&spec.id)).await
     }
 
     async fn freeze(&self, id: &SandboxId) -> Result<(), EngineError> {
-        self.client.pause(&container::name(&self.instance, id)).await
+        self.client.pause(&self.name(id)).await
     }
 
     async fn thaw(&self, id: &SandboxId) -> Result<(), EngineError> {
-        self.client.unpause(&container::name(&self.instance, id)).await
+        self.client.unpause(&self.name(id)).await
     }
 
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), EngineError> {
         self.check_limits(limits)?;
-        self.client.update(&container::name(&self.instance, id), container::update(limits)).await
+        self.client.update(&self.name(id), container::update(limits)).await
     }
 
     async fn remove(&self, id: &SandboxId) -> Result<(), EngineError> {
@@ -294,12 +326,10 @@ impl Engine for Docker {
     }
 
     async fn post_mortem(&self, id: &SandboxId) -> Option<String> {
-        let containers = self.client.list(container::labels(&self.instance, Some(id))).await.ok()?;
-        let Some(container) = containers.into_iter().find_map(|container| container.id) else {
-            return Some("Docker has no such container any more".to_owned());
-        };
-        let state = self.client.inspect(&container).await.ok()?.state?;
-        Some(container::describe_end(&state))
+        match self.state(id).await.ok()? {
+            Some(state) => Some(container::describe_end(&state)),
+            None => Some("Docker has no such container any more".to_owned()),
+        }
     }
 
     async fn list(&self) -> Result<Vec<SandboxId>, EngineError> {
@@ -341,6 +371,21 @@ impl Node {
 fn remapped_root(data: &str) -> Option<(u32, u32)> {
     let (uid, gid) = Path::new(data).file_name()?.to_str()?.split_once('.')?;
     Some((uid.parse().ok()?, gid.parse().ok()?))
+}
+
+/// The first process of a container that runs.
+fn first_process(state: ContainerState) -> Result<(u32, Process), EngineError> {
+    let step = || "find the container's first process".to_owned();
+    let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+    let pid = pid.ok_or_else(|| {
+        let code = state.exit_code.unwrap_or_default();
+        let said = state.error.filter(|error| !error.is_empty()).unwrap_or_else(|| "nothing".to_owned());
+        let source = io::Error::other(format!("it has ended with code {code}; Docker says {said}"));
+        EngineError::Step { step: step(), source }
+    })?;
+    // If another process has got this id by now, it does not listen on the guest's socket, and is found out there.
+    let init = Process::open(pid).map_err(|source| EngineError::Step { step: step(), source })?;
+    Ok((pid, init))
 }
 
 fn sandbox_of(container: &ContainerSummary) -> Option<SandboxId> {

@@ -10,12 +10,14 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::guest::readiness;
 use crate::ids::SandboxId;
 use crate::image::{ImageError, ImageRef};
+use crate::telemetry::chain;
 
 pub mod cgroup;
 pub mod docker;
@@ -37,7 +39,7 @@ pub struct Spec {
 }
 
 /// Bounds of a sandbox; `None` is unbounded.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of memory.
     pub memory: Option<u64>,
@@ -76,7 +78,7 @@ pub struct LimitSupport {
 }
 
 /// What the image says about runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageDefaults {
     /// Environment.
     pub env: BTreeMap<String, String>,
@@ -84,7 +86,7 @@ pub struct ImageDefaults {
     pub user: Option<String>,
 }
 
-/// A sandbox whose guest is starting.
+/// A sandbox whose guest runs, or is starting.
 #[derive(Debug)]
 pub struct Started {
     /// The guest's process on the node.
@@ -93,10 +95,24 @@ pub struct Started {
     pub pid: u32,
     /// The guest's socket on the node.
     pub socket: PathBuf,
-    /// What the image says about runs.
-    pub image: ImageDefaults,
     /// Where the runs' cgroups are made; `None` where the host has none to offer.
     pub cgroup: Option<cgroup::Sandbox>,
+}
+
+/// What there is of a sandbox.
+#[derive(Debug)]
+pub enum Found {
+    /// Its processes, and its files.
+    Alive {
+        /// Its first process.
+        started: Started,
+        /// They stand still.
+        is_frozen: bool,
+    },
+    /// Its files.
+    Dead,
+    /// Nothing that it could be started from.
+    Nothing,
 }
 
 /// A process on the node, by its descriptor.
@@ -149,7 +165,25 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`EngineError`].
-    async fn create(&self, spec: &Spec) -> Result<Started, EngineError>;
+    async fn create(&self, spec: &Spec) -> Result<(Started, ImageDefaults), EngineError>;
+
+    /// Looks for a sandbox that an earlier daemon made.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    async fn find(&self, id: &SandboxId) -> Result<Found, EngineError>;
+
+    /// Ends all processes of a sandbox, frozen or not, and keeps its files. Of one without processes, it does nothing.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; the files are there all the same.
+    async fn stop(&self, id: &SandboxId) -> Result<(), EngineError>;
+
+    /// Starts the guest of a sandbox that was stopped, or whose processes have ended, on its files.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; it is stopped then, and its files are there all the same.
+    async fn start(&self, spec: &Spec) -> Result<Started, EngineError>;
 
     /// Makes all processes of a sandbox stand still, and answers when they do. Their memory is paged out after that, where
     /// there is swap. Of a frozen one, it does nothing.
@@ -190,6 +224,19 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// See [`EngineError`].
     async fn list(&self) -> Result<Vec<SandboxId>, EngineError>;
+}
+
+/// Undoes what has failed half-way. The first error is the one to tell; what is left all the same is found later.
+async fn undo<T>(
+    result: Result<T, EngineError>,
+    undoing: impl Future<Output = Result<(), EngineError>>,
+) -> Result<T, EngineError> {
+    if result.is_err()
+        && let Err(error) = undoing.await
+    {
+        tracing::warn!(error = %chain(&error), "what is left of a failed step could not be removed");
+    }
+    result
 }
 
 /// Why an engine could not do it.

@@ -10,6 +10,8 @@
 //! | `input` | a run's stdin and terminal: a task |
 //! | `events` | a run as its readers see it |
 //! | `registry` | which runs there are |
+//! | `journal` | what the next daemon has to know of them |
+//! | `resume` | runs that an earlier daemon began |
 //! | [`output`] | the spool of a run |
 //! | [`files`] | file operations |
 
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,9 +30,14 @@ use crate::guest::client::{Guest, GuestError};
 use crate::guest::wire::{PtySize, Step};
 use crate::ids::RunId;
 use files::Files;
+use journal::Journal;
+use output::Sources;
+use reach::Reach;
 use registry::{Claim, Registry};
 use run::Publisher;
 use task::Task;
+
+pub use task::remove_spools;
 
 pub use events::{Event, Events};
 pub use input::Input;
@@ -39,16 +47,18 @@ pub use run::{Run, Started};
 mod events;
 pub mod files;
 mod input;
+mod journal;
 mod launch;
 mod outcome;
 pub mod output;
 mod reach;
 mod registry;
+mod resume;
 mod run;
 mod task;
 
 /// What is to be run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     /// What.
     pub program: Program,
@@ -67,7 +77,8 @@ pub struct Command {
 }
 
 /// What is executed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Program {
     /// A line for the sandbox's shell.
     Shell(String),
@@ -76,7 +87,8 @@ pub enum Program {
 }
 
 /// When a run is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Deadline {
     /// So long after it started.
     After(Duration),
@@ -84,8 +96,20 @@ pub enum Deadline {
     Never,
 }
 
+impl Deadline {
+    /// How long after the start.
+    #[must_use]
+    pub fn after(self) -> Option<Duration> {
+        match self {
+            Self::After(after) => Some(after),
+            Self::Never => None,
+        }
+    }
+}
+
 /// What the standard descriptors of a run are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stdio {
     /// Pipes for stdout and stderr; stdin is at its end.
     Output,
@@ -101,7 +125,8 @@ pub enum Stdio {
 }
 
 /// What happens to processes that are left when the leader has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BackgroundPolicy {
     /// They go on.
     Keep,
@@ -145,6 +170,7 @@ struct Shared {
     settings: Settings,
     files: Files,
     registry: Registry,
+    journal: Journal,
     /// Owns the tasks of runs.
     tasks: TaskTracker,
     /// The sandbox is going away: tasks end.
@@ -208,19 +234,27 @@ pub enum RunError {
 }
 
 impl Hands {
-    /// The hands of a sandbox whose guest is ready. Spools are kept in `directory`, which need not exist.
-    #[must_use]
-    pub fn new(
+    /// The hands of a sandbox whose guest is ready. Spools are kept in `directory`, which need not exist; the runs of which
+    /// an earlier daemon left something there are taken over. `lease` keeps the sandbox awake, for those that did.
+    ///
+    /// # Errors
+    /// Any [`GuestError`], if there is something to take over.
+    pub async fn open<L: Send + 'static>(
         guest: Guest,
         socket: PathBuf,
         cgroup: Option<cgroup::Sandbox>,
         directory: PathBuf,
         settings: Settings,
-    ) -> Self {
+        lease: impl Fn() -> Option<L>,
+    ) -> Result<Self, GuestError> {
         let files = Files::new(socket, settings.user.clone(), PathBuf::from(&settings.workspace));
         let registry = Registry::new(settings.max_runs, settings.retained_runs);
+        let journal = Journal::new(&directory);
         let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
-        Self { shared: Arc::new(Shared { guest, cgroup, directory, settings, files, registry, tasks, closing }) }
+        let shared = Shared { guest, cgroup, directory, settings, files, registry, journal, tasks, closing };
+        let shared = Arc::new(shared);
+        resume::resume(&shared, lease).await?;
+        Ok(Self { shared })
     }
 
     /// File operations.
@@ -230,7 +264,7 @@ impl Hands {
     }
 
     /// Starts a run and answers once it runs; the run does not depend on the caller any more. The same key and command
-    /// again are the same run. `lease` is whatever keeps the sandbox awake: the run holds it until its end.
+    /// again are the same run. `lease` is whatever keeps the sandbox awake, if this run is to: it holds it until its end.
     ///
     /// # Errors
     /// See [`RunError`]; no run is left behind then.
@@ -238,7 +272,7 @@ impl Hands {
         &self,
         command: Command,
         key: Option<String>,
-        lease: impl Send + 'static,
+        lease: Option<impl Send + 'static>,
     ) -> Result<Run, RunError> {
         loop {
             match self.shared.registry.claim(&command, key.as_deref())? {
@@ -258,7 +292,7 @@ impl Hands {
         run: Run,
         publisher: Publisher,
         key: Option<String>,
-        lease: impl Send + 'static,
+        lease: Option<impl Send + 'static>,
     ) -> Result<Run, RunError> {
         let (sender, started) = tokio::sync::oneshot::channel();
         // A task of its own from the start: a caller that hangs up does not leave half a run behind.
@@ -303,17 +337,39 @@ impl Hands {
         }
     }
 
-    /// Ends all tasks, once the sandbox's processes are gone or about to be, and removes what was kept of the output. Runs
-    /// that have not ended are lost.
+    /// Ends all tasks, once the sandbox's processes are gone or about to be. Runs that have not ended are lost; what is kept
+    /// of them is there when the hands are opened again.
     pub async fn close(&self) {
         self.shared.closing.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        task::remove_spools(self.shared.directory.clone()).await;
     }
 }
 
 impl Shared {
+    /// Looks after what a run left: its children's output is dropped, and its cgroup is removed when they have ended. The
+    /// guest keeps the pipes until nobody writes to them, so that its children outlive the daemon too.
+    fn leave(&self, run: RunId, reach: Reach, sources: Sources) {
+        let (closing, guest) = (self.closing.clone(), self.guest.clone());
+        self.tasks.spawn(async move {
+            let rest = async {
+                let drained = async {
+                    sources.discard().await;
+                    if let Err(error) = guest.release(&run).await {
+                        tracing::debug!(run.id = %run, %error, "the run was not released");
+                    }
+                };
+                tokio::join!(drained, reach.wait_empty());
+            };
+            // The sandbox's own removal takes the cgroup with it.
+            if closing.run_until_cancelled(rest).await.is_some()
+                && let Err(error) = reach.remove()
+            {
+                tracing::debug!(%error, "the cgroup of a run could not be removed");
+            }
+        });
+    }
+
     /// An absolute path inside the sandbox.
     fn resolve(&self, path: &str) -> String {
         let workspace = Path::new(&self.settings.workspace);

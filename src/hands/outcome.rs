@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::guest::client::ExitStatus;
 
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exited {
     /// How its leader ended, as waitid(2) told it; `None` if that was lost with the sandbox.
     pub status: Option<ExitStatus>,
@@ -37,7 +39,8 @@ impl Exited {
 }
 
 /// Why a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// By itself.
     Exited,
@@ -54,7 +57,7 @@ pub enum Reason {
 }
 
 /// A process that was ended by us.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Killed {
     /// Its id inside the sandbox; 0 if it was gone before it could be read.
     pub pid: u32,
@@ -63,7 +66,8 @@ pub struct Killed {
 }
 
 /// Why we ended a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Its deadline passed.
     Deadline,

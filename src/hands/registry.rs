@@ -62,6 +62,17 @@ impl Registry {
         Ok(Claim::New(run, publisher))
     }
 
+    /// A run that an earlier daemon began.
+    pub fn restore(&self, id: RunId, command: Command, key: Option<&str>) -> (Run, Publisher) {
+        let (run, publisher) = Run::new(id, command.clone());
+        let mut table = self.lock();
+        table.runs.push_back(run.clone());
+        if let Some(key) = key {
+            table.keys.insert(key.to_owned(), (command, run.clone()));
+        }
+        (run, publisher)
+    }
+
     /// Lets go of the oldest runs that have ended, down to those that are retained; their tasks remove them. To be called
     /// when one has ended.
     pub fn evict(&self) {

@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,12 +21,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::input::Writer;
+use super::journal::{Begun, Ended, Step};
 use super::launch::{Launched, launch};
 use super::outcome::{Cause, reason};
 use super::output::{Pumped, Sources, SpoolError, SpoolWriter, pump};
 use super::reach::Reach;
 use super::run::{Publisher, Run, Started, State};
-use super::{BackgroundPolicy, Deadline, Exited, Killed, RunError, Shared};
+use super::{BackgroundPolicy, Exited, Killed, RunError, Shared};
 use crate::guest::client::ExitStatus;
 
 /// How long the pipes of a run whose leader has ended are still waited for, if a child holds them. What the leader itself
@@ -38,23 +39,34 @@ const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The task that owns a run.
 pub struct Task {
-    shared: Arc<Shared>,
-    run: Run,
+    pub(super) shared: Arc<Shared>,
+    pub(super) run: Run,
     publisher: Publisher,
     key: Option<String>,
 }
 
 /// A run under way.
-struct Live {
-    started: Started,
-    began: Instant,
-    deadline: Option<Instant>,
-    reach: Reach,
-    exit: oneshot::Receiver<ExitStatus>,
-    oom_kills_before: u64,
-    writer: SpoolWriter,
-    sources: Sources,
-    stdin: Option<Writer>,
+pub struct Live {
+    /// How it began.
+    pub started: Started,
+    /// The same, by the clock that never jumps.
+    pub began: Instant,
+    /// When it will be ended.
+    pub deadline: Option<Instant>,
+    /// We had set out to end it.
+    pub cause: Option<Cause>,
+    /// Its processes.
+    pub reach: Reach,
+    /// How its leader ends.
+    pub exit: oneshot::Receiver<ExitStatus>,
+    /// The sandbox's count of kills for want of memory when it began.
+    pub oom_kills_before: u64,
+    /// Where its output goes.
+    pub writer: SpoolWriter,
+    /// Where its output comes from.
+    pub sources: Sources,
+    /// Its stdin or terminal.
+    pub stdin: Option<Writer>,
 }
 
 /// How the leader ended, and what we did to that end.
@@ -71,36 +83,49 @@ impl Task {
         Self { shared, run, publisher, key }
     }
 
-    /// The run's whole life. `started` hears when it has begun, or why it could not.
-    pub async fn live(mut self, started: oneshot::Sender<Result<(), RunError>>, lease: impl Send) {
-        let directory = self.shared.directory.join(self.run.id().as_str());
-        match self.start(&directory).await {
+    /// The run's whole life. `started` hears when it has begun, or why it could not. The lease is held until its end.
+    pub async fn live(mut self, started: oneshot::Sender<Result<(), RunError>>, lease: Option<impl Send>) {
+        match self.start(lease.is_some()).await {
             Ok(live) => {
-                self.publisher.state.send_replace(State::Running(live.started.clone()));
+                self.publish_running(&live);
                 // A caller that has left does not stop the run.
                 let _ = started.send(Ok(()));
                 self.drive(live, lease).await;
-                self.retain().await;
-                self.shared.registry.remove(self.run.id(), self.key.as_deref());
+                let retention = self.shared.settings.retention;
+                self.retain(retention).await;
             }
             Err(error) => {
-                self.shared.registry.remove(self.run.id(), self.key.as_deref());
+                self.forget().await;
                 let _ = started.send(Err(error));
             }
         }
-        remove_spools(directory).await;
     }
 
-    async fn start(&self, directory: &Path) -> Result<Live, RunError> {
+    /// Others see that it runs.
+    pub(super) fn publish_running(&self, live: &Live) {
+        self.publisher.state.send_replace(State::Running(live.started.clone()));
+    }
+
+    /// Where its spool is.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.shared.directory.join(self.run.id().as_str())
+    }
+
+    async fn start(&self, is_activity: bool) -> Result<Live, RunError> {
         let command = self.run.command();
-        let (writer, spool) = SpoolWriter::create(directory, self.shared.settings.output_cap);
-        let oom_kills_before = self.oom_kills();
+        let (writer, spool) = SpoolWriter::create(&self.directory(), self.shared.settings.output_cap);
+        let (oom_kills_before, at) = (self.oom_kills(), SystemTime::now());
+        self.shared.journal.add(&Step::Begun(Begun {
+            run: self.run.id().clone(),
+            key: self.key.clone(),
+            command: command.clone(),
+            at,
+            oom_kills: oom_kills_before,
+            is_activity,
+        }));
         let Launched { spawned, reach, sources, stdin } = launch(&self.shared, self.run.id(), command).await?;
-        let (began, at) = (Instant::now(), SystemTime::now());
-        let after = match command.deadline {
-            Deadline::After(after) => Some(after),
-            Deadline::Never => None,
-        };
+        let began = Instant::now();
+        let after = command.deadline.after();
         let (stdin, input) = stdin.unzip();
         let started = Started {
             id: self.run.id().clone(),
@@ -111,16 +136,20 @@ impl Task {
             input,
         };
         let deadline = after.map(|after| began + after);
-        Ok(Live { started, began, deadline, reach, exit: spawned.exit, oom_kills_before, writer, sources, stdin })
+        let exit = spawned.exit;
+        Ok(Live { started, began, deadline, cause: None, reach, exit, oom_kills_before, writer, sources, stdin })
     }
 
     /// From its start to its end.
-    async fn drive(&mut self, live: Live, lease: impl Send) {
-        let Live { started, began, deadline, reach, exit, oom_kills_before, writer, sources, stdin } = live;
+    pub(super) async fn drive(&mut self, live: Live, lease: Option<impl Send>) {
+        let Live { started, began, deadline, cause, reach, exit, oom_kills_before, writer, sources, stdin } = live;
         let stop = CancellationToken::new();
         let output = pump(writer, sources, &stop);
         let life = async {
-            let mut end = self.wait_for_end(exit, deadline, &reach).await;
+            let mut end = match cause {
+                Some(cause) => self.end(cause, self.shared.settings.kill_grace, exit, &reach).await,
+                None => self.wait_for_end(exit, deadline, &reach).await,
+            };
             if self.run.command().background == BackgroundPolicy::Kill && !reach.is_empty().await {
                 end.killed.extend(reach.end(self.shared.settings.kill_grace).await);
             }
@@ -149,11 +178,23 @@ impl Task {
             degraded: reach.is_degraded(),
             elapsed: end.at.duration_since(began),
         };
+        self.publish_ended(started, exited, lease);
+        self.shared.leave(self.run.id().clone(), reach, sources);
+    }
+
+    /// Others see that it has ended, as the journal already says.
+    pub(super) fn restore_ended(&mut self, started: Started, exited: Exited) {
         self.publisher.cancels.close();
+        self.publisher.state.send_replace(State::Ended(started, exited));
+    }
+
+    /// Others see that it has ended.
+    pub(super) fn publish_ended(&mut self, started: Started, exited: Exited, lease: Option<impl Send>) {
+        let end = Ended { pid: started.pid, exited: exited.clone(), at: SystemTime::now() };
+        self.shared.journal.add(&Step::Ended { run: self.run.id().clone(), end });
         // Before anybody can know of the end, so that whoever does finds the sandbox unused.
         drop(lease);
-        self.publisher.state.send_replace(State::Ended(started, exited));
-        self.leave(reach, sources);
+        self.restore_ended(started, exited);
     }
 
     /// Waits for the leader, the deadline or a caller, and ends the run if it is one of the latter two.
@@ -186,43 +227,32 @@ impl Task {
             Event::Deadline => (Cause::Deadline, self.shared.settings.kill_grace),
             Event::Cancel(grace) => (Cause::Cancel, grace),
         };
+        self.end(cause, grace, exit, reach).await
+    }
+
+    /// Ends all of it.
+    async fn end(&self, cause: Cause, grace: Duration, exit: oneshot::Receiver<ExitStatus>, reach: &Reach) -> End {
+        self.shared.journal.add(&Step::Ending { run: self.run.id().clone(), cause });
         let killed = reach.end(grace).await;
         let status = timeout(STATUS_DEADLINE, exit).await.ok().and_then(Result::ok);
         End { status, cause: Some(cause), killed, at: Instant::now() }
     }
 
-    /// Looks after what the run left: its children's output is dropped, and its cgroup is removed when they have ended. The
-    /// guest keeps the pipes until nobody writes to them, so that its children outlive the daemon too.
-    fn leave(&self, reach: Reach, sources: Sources) {
-        let closing = self.shared.closing.clone();
-        let (guest, run) = (self.shared.guest.clone(), self.run.id().clone());
-        self.shared.tasks.spawn(async move {
-            let rest = async {
-                let drained = async {
-                    sources.discard().await;
-                    if let Err(error) = guest.release(&run).await {
-                        tracing::debug!(run.id = %run, %error, "the run was not released");
-                    }
-                };
-                tokio::join!(drained, reach.wait_empty());
-            };
-            // The sandbox's own removal takes the cgroup with it.
-            if closing.run_until_cancelled(rest).await.is_some()
-                && let Err(error) = reach.remove()
-            {
-                tracing::debug!(%error, "the cgroup of a run could not be removed");
-            }
-        });
-    }
-
-    /// Keeps the run until its retention is over, or so many others have ended after it that it has to go.
-    async fn retain(&self) {
+    /// Keeps the run until its retention is over, or so many others have ended after it that it has to go; then forgets
+    /// it, unless the hands close before.
+    pub(super) async fn retain(self, retention: Duration) {
         self.shared.registry.evict();
         tokio::select! {
-            () = sleep(self.shared.settings.retention) => {}
-            () = self.publisher.evicted.cancelled() => {}
+            () = sleep(retention) => self.forget().await,
+            () = self.publisher.evicted.cancelled() => self.forget().await,
             () = self.shared.closing.cancelled() => {}
         }
+    }
+
+    async fn forget(&self) {
+        self.shared.registry.remove(self.run.id(), self.key.as_deref());
+        self.shared.journal.add(&Step::Removed { run: self.run.id().clone() });
+        remove_spools(self.directory()).await;
     }
 
     fn oom_kills(&self) -> u64 {

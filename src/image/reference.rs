@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use oci_client::Reference;
+use serde::{Deserialize, Serialize};
 
 /// Longest reference, in bytes: PATH_MAX, and as much again for a name.
 const MAX_BYTES: usize = 8192;
 
 /// What a caller asks for. As text: `host`, `dir:/path`, `tar:/path`, `archive:/path[:name]`, `docker://name[:tag]`, or
 /// `name[:tag]` alone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum ImageRef {
     /// The node's own /usr and friends.
     Host,
@@ -52,6 +54,20 @@ pub enum ImageRefError {
         /// What the parser of registry references says.
         reason: String,
     },
+}
+
+impl TryFrom<String> for ImageRef {
+    type Error = ImageRefError;
+
+    fn try_from(text: String) -> Result<Self, ImageRefError> {
+        text.parse()
+    }
+}
+
+impl From<ImageRef> for String {
+    fn from(image: ImageRef) -> Self {
+        image.to_string()
+    }
 }
 
 impl FromStr for ImageRef {

@@ -1,41 +1,55 @@
-//! The task that owns a sandbox: it makes it, watches it, puts it to sleep and wakes it, and removes it when asked to.
+//! The task that owns a sandbox: it makes it or takes it over, watches it, puts it to sleep and wakes it, and removes it
+//! when asked to.
+//!
+//! What is about to be done is on the disk before it is begun. What was seen is handed to the store and not waited for:
+//! the next daemon would see the same.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::idle::Activity;
+use super::live::{Body, Tools, connect};
+use super::record::Record;
+use super::recovery::{Plan, Remains, plan};
 use super::state::{Observation, Phase, Tier};
-use super::{Defaults, IdleTimeout, Order, Profile, SandboxError, Snapshot};
-use crate::engine::{Engine, EngineError, Limits, Process, Spec, Started};
-use crate::guest::client::Guest;
-use crate::hands::{self, Hands};
+use super::{IdleTimeout, Order, SandboxError, Snapshot};
+use crate::engine::{EngineError, Found, Limits, Spec, Started};
+use crate::hands::{Hands, remove_spools};
 use crate::ids::SandboxId;
+use crate::store::StoreError;
 use crate::telemetry::chain;
 
 /// How long the engine may take to say more about the end of a sandbox. It is worth little, and its runs wait for it.
 const POST_MORTEM_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Between two looks for what an earlier daemon left, while the engine does not answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a wake may wait for others to be done. A caller who waits for longer is better told so.
+const WAKE_QUEUE_DEADLINE: Duration = Duration::from_secs(30);
+
 /// The task.
 pub struct Driver {
-    engine: Arc<dyn Engine>,
-    profile: Arc<Profile>,
-    defaults: Defaults,
+    tools: Arc<Tools>,
+    record: Record,
     publisher: watch::Sender<Snapshot>,
     /// Counts requests to destroy the sandbox: a channel of its own, which wins.
     requests: watch::Receiver<u64>,
     activity: Activity,
+    body: Body,
+    /// When it fell asleep.
+    asleep_since: Instant,
 }
 
-/// A sandbox whose guest has answered.
-struct Live {
-    hands: Hands,
-    init: Process,
-    /// The connection to the guest.
-    connection: JoinSet<()>,
+/// How a driver begins.
+pub enum Beginning {
+    /// It makes the sandbox; the sender hears how that went.
+    Make(oneshot::Sender<Result<(), SandboxError>>),
+    /// It takes over what an earlier daemon kept; the sender hears when it has.
+    TakeOver(oneshot::Sender<()>),
 }
 
 /// What the driver has to deal with.
@@ -44,240 +58,439 @@ enum Event {
     GuestGone(String),
     Order(Order),
     Idle,
+    LongAsleep,
 }
 
 impl Driver {
-    /// A driver of a sandbox that is to be made.
+    /// A driver of a sandbox with this record.
     pub fn new(
-        engine: Arc<dyn Engine>,
-        profile: Arc<Profile>,
-        defaults: Defaults,
+        tools: Arc<Tools>,
+        record: Record,
         publisher: watch::Sender<Snapshot>,
         requests: watch::Receiver<u64>,
         activity: Activity,
     ) -> Self {
-        Self { engine, profile, defaults, publisher, requests, activity }
+        let asleep_since = Instant::now();
+        Self { tools, record, publisher, requests, activity, body: Body::Gone, asleep_since }
     }
 
-    /// The sandbox's whole life; `made` hears how the first part went. Answers its id when it is gone.
-    pub async fn live(
-        mut self,
-        made: oneshot::Sender<Result<(), SandboxError>>,
-        orders: mpsc::Receiver<Order>,
-    ) -> SandboxId {
-        match self.make().await {
-            Ok(live) => {
-                self.activity.touch();
-                self.publish(Observation::GuestReady, |_| Some(live.hands.clone()));
+    /// The sandbox's whole life. Answers its id when it is gone.
+    pub async fn live(mut self, beginning: Beginning, orders: mpsc::Receiver<Order>) -> SandboxId {
+        let is_kept = match beginning {
+            Beginning::Make(made) => {
+                let result = self.make().await;
+                let is_made = result.is_ok();
                 // A caller that has left does not undo the making.
-                let _ = made.send(Ok(()));
-                self.keep(live, orders).await;
-                requested(&mut self.requests).await;
+                let _ = made.send(result);
+                is_made
             }
-            Err(error) => {
-                self.observe(Observation::CreateFailed(chain(&error).to_string().into()));
-                let _ = made.send(Err(error));
+            Beginning::TakeOver(taken) => {
+                let is_kept = self.take_over().await;
+                let _ = taken.send(());
+                is_kept
             }
+        };
+        if is_kept {
+            self.keep(orders).await;
+        } else {
+            drop(orders);
         }
         self.remove_until_gone().await;
-        self.profile.id.clone()
+        self.record.profile.id.clone()
     }
 
-    async fn make(&self) -> Result<Live, SandboxError> {
-        let Profile { id, image, user, workspace, .. } = &*self.profile;
-        let spec = Spec {
-            id: id.clone(),
-            image: image.clone(),
-            limits: self.publisher.borrow().limits,
-            workspace: workspace.into(),
-            user: user.clone(),
-        };
-        let started = self.engine.create(&spec).await.map_err(|error| SandboxError::Create(Arc::new(error)))?;
-        let Started { init, pid, socket, image, cgroup } = started;
-        let connected = Guest::connect(&socket, pid).await;
-        let (guest, task) = connected.map_err(|error| SandboxError::Guest(chain(&error).to_string().into()))?;
-        let mut connection = JoinSet::new();
-        connection.spawn(task.serve());
-        let mut settings = hands::Settings {
-            env: image.env,
-            user: user.clone().or(image.user).unwrap_or_default(),
-            workspace: workspace.clone(),
-            ..self.defaults.runs.clone()
-        };
-        settings.env.extend(self.profile.env.clone());
-        let hands = Hands::new(guest, socket, cgroup, self.defaults.spools.join(id.as_str()), settings);
-        Ok(Live { hands, init, connection })
+    fn id(&self) -> &SandboxId {
+        &self.record.profile.id
     }
 
-    /// Keeps a sandbox until it is to be destroyed or has crashed; its runs are over then, and orders that were not served
-    /// are dropped, which tells those who gave them.
-    async fn keep(&mut self, live: Live, mut orders: mpsc::Receiver<Order>) {
-        let Live { hands, init, mut connection } = live;
-        let last = loop {
-            match self.next_event(&init, &mut connection, &mut orders).await {
-                Event::Destroy => break Observation::DestroyRequested,
-                Event::GuestGone(why) => break Observation::GuestGone(self.explain(why).await.into()),
+    fn spec(&self) -> Spec {
+        let profile = &self.record.profile;
+        Spec {
+            id: profile.id.clone(),
+            image: profile.image.clone(),
+            limits: self.record.limits,
+            workspace: profile.workspace.clone().into(),
+            user: profile.user.clone(),
+        }
+    }
+
+    async fn make(&mut self) -> Result<(), SandboxError> {
+        let made = self.try_make().await;
+        match &made {
+            Ok(()) => self.observe(Observation::GuestReady).await,
+            Err(error) => {
+                let why = chain(error).to_string();
+                self.observe(Observation::CreateFailed(why.into())).await;
+            }
+        }
+        made
+    }
+
+    async fn try_make(&mut self) -> Result<(), SandboxError> {
+        self.store(&self.record).await?;
+        let created = self.tools.engine.create(&self.spec()).await;
+        let (started, image) = created.map_err(|error| SandboxError::Create(Arc::new(error)))?;
+        self.record.image = image;
+        self.connect(started).await.map_err(|(error, _)| error)
+    }
+
+    async fn connect(&mut self, started: Started) -> Result<(), (SandboxError, Started)> {
+        let live = connect(&self.tools, &self.record, &self.activity, started).await?;
+        self.body = Body::Live(live);
+        Ok(())
+    }
+
+    /// Takes over what an earlier daemon left; `false` if it is to be removed.
+    async fn take_over(&mut self) -> bool {
+        let Some(found) = self.find().await else { return true };
+        let remains = match &found {
+            Found::Alive { is_frozen: false, .. } => Remains::Awake,
+            Found::Alive { is_frozen: true, .. } => Remains::Frozen,
+            Found::Dead => Remains::Files,
+            Found::Nothing => Remains::Nothing,
+        };
+        let same_boot = self.record.boot == self.tools.boot;
+        let Plan::Adopt(phase) = plan(&self.record.phase, remains, same_boot) else { return false };
+        let is_as_recorded = phase == self.record.phase;
+        self.record.phase = phase;
+        self.record.boot.clone_from(&self.tools.boot);
+        match found {
+            Found::Alive { started, is_frozen: true } => self.body = Body::Dormant(started),
+            Found::Alive { started, is_frozen: false } => {
+                if let Err((error, started)) = self.connect(started).await {
+                    self.body = Body::Dormant(started);
+                    let why = chain(&error).to_string();
+                    self.crash(why).await;
+                    return true;
+                }
+            }
+            Found::Dead | Found::Nothing => {}
+        }
+        if is_as_recorded {
+            self.publisher.send_modify(|snapshot| snapshot.hands = self.body.hands());
+        } else {
+            self.record.generation += 1;
+            self.seen().await;
+        }
+        true
+    }
+
+    /// Looks for the sandbox until the engine answers; `None` if it is to be destroyed meanwhile.
+    async fn find(&mut self) -> Option<Found> {
+        loop {
+            match self.tools.engine.find(self.id()).await {
+                Ok(found) => return Some(found),
+                Err(error) => {
+                    tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a sandbox is not found yet");
+                }
+            }
+            tokio::select! {
+                () = requested(&mut self.requests) => return None,
+                () = sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Keeps a sandbox until it is to be destroyed; its runs are over then, and orders that were not served are dropped,
+    /// which tells those who gave them.
+    async fn keep(&mut self, mut orders: mpsc::Receiver<Order>) {
+        loop {
+            match self.next_event(&mut orders).await {
+                Event::Destroy => break,
+                Event::GuestGone(why) => {
+                    let why = self.explain(why).await;
+                    self.crash(why).await;
+                }
                 Event::Order(order) => self.serve(order).await,
                 Event::Idle => self.fall_asleep().await,
+                Event::LongAsleep => self.sink().await,
             }
-        };
-        self.publish(last, |_| None);
-        drop(orders);
-        // The processes are gone with the guest, or are about to be; what waits for them must not wait longer.
-        connection.shutdown().await;
-        hands.close().await;
+        }
     }
 
-    async fn next_event(
-        &mut self,
-        init: &Process,
-        connection: &mut JoinSet<()>,
-        orders: &mut mpsc::Receiver<Order>,
-    ) -> Event {
-        let timeout = match self.profile.idle {
-            IdleTimeout::After(timeout) if self.is_awake() => Some(timeout),
-            IdleTimeout::After(_) | IdleTimeout::Never => None,
-        };
+    async fn next_event(&mut self, orders: &mut mpsc::Receiver<Order>) -> Event {
         let idle = async {
-            match timeout {
-                Some(timeout) => self.activity.idle(timeout).await,
-                None => std::future::pending().await,
+            match (&self.record.phase, self.record.profile.idle) {
+                (Phase::Running, IdleTimeout::After(timeout)) => self.activity.idle(timeout).await,
+                _ => std::future::pending().await,
+            }
+        };
+        let long_asleep = async {
+            match (&self.record.phase, self.tools.defaults.stop_after) {
+                (Phase::Hibernated(Tier::Frozen), Some(after)) => sleep_until(self.asleep_since + after).await,
+                _ => std::future::pending().await,
             }
         };
         // All are cancel-safe: an order that was not received stays in the queue, the others wait for what stays.
         tokio::select! {
             biased;
             () = requested(&mut self.requests) => Event::Destroy,
-            why = init.ended() => Event::GuestGone(why),
-            _ = connection.join_next() => Event::GuestGone("the guest closed its connection".to_owned()),
+            why = self.body.ended() => Event::GuestGone(why),
             Some(order) = orders.recv() => Event::Order(order),
             () = idle => Event::Idle,
+            () = long_asleep => Event::LongAsleep,
         }
     }
 
     /// How the sandbox ended, with what the engine adds to it.
     async fn explain(&self, ended: String) -> String {
-        match timeout(POST_MORTEM_DEADLINE, self.engine.post_mortem(&self.profile.id)).await {
+        match timeout(POST_MORTEM_DEADLINE, self.tools.engine.post_mortem(self.id())).await {
             Ok(Some(more)) => format!("{ended}; {more}"),
             Ok(None) | Err(_) => ended,
         }
     }
 
-    fn is_awake(&self) -> bool {
-        matches!(self.publisher.borrow().phase, Phase::Running)
+    /// Its processes are gone, or cannot be reached any more. Its files are kept.
+    async fn crash(&mut self, why: String) {
+        self.activity.close();
+        let mut body = std::mem::replace(&mut self.body, Body::Gone);
+        self.observe(Observation::GuestGone(why.into())).await;
+        body.close().await;
     }
 
     /// Serves an order. Whoever gave it may have left, which undoes nothing.
     async fn serve(&mut self, order: Order) {
-        match order {
-            Order::Hibernate(reply) => {
-                let result = if !self.is_awake() {
-                    Ok(())
-                } else if self.activity.close_if_idle(std::time::Duration::ZERO) {
-                    self.hibernate().await
-                } else {
-                    Err(SandboxError::Busy(self.profile.id.clone()))
-                };
-                let _ = reply.send(result);
-            }
-            Order::Wake(reply) => {
-                let result = if self.is_awake() { Ok(()) } else { self.wake().await };
-                let _ = reply.send(result);
-            }
-            Order::SetLimits(limits, reply) => {
-                let _ = reply.send(self.set_limits(limits).await);
-            }
-        }
+        let (result, reply) = match order {
+            Order::Hibernate(tier, reply) => (self.hibernate_now(tier).await, reply),
+            Order::Wake(reply) => (self.wake().await, reply),
+            Order::SetLimits(limits, reply) => (self.set_limits(limits).await, reply),
+        };
+        let _ = reply.send(result);
     }
 
     async fn set_limits(&mut self, limits: Limits) -> Result<(), SandboxError> {
-        let set = self.engine.set_limits(&self.profile.id, &limits).await;
-        set.map_err(|error| self.failed("set the limits of", error))?;
-        self.publisher.send_modify(|snapshot| {
-            snapshot.generation += 1;
-            snapshot.limits = limits.or(snapshot.limits);
-        });
+        // One without processes gets them with its next.
+        if self.record.phase.has_guest() {
+            let set = self.tools.engine.set_limits(self.id(), &limits).await;
+            set.map_err(|error| self.failed("set the limits of", error))?;
+        }
+        let mut record = self.record.clone();
+        record.limits = limits.or(record.limits);
+        record.generation += 1;
+        self.store(&record).await?;
+        self.record = record;
+        self.publish();
         Ok(())
+    }
+
+    async fn hibernate_now(&mut self, tier: Tier) -> Result<(), SandboxError> {
+        match self.record.phase {
+            Phase::Running if !self.activity.close_if_idle(Duration::ZERO) => {
+                Err(SandboxError::Busy(self.id().clone()))
+            }
+            Phase::Running => self.hibernate(tier).await,
+            Phase::Hibernated(now) if now < tier => self.hibernate(tier).await,
+            Phase::Hibernated(_) => Ok(()),
+            _ => Err(self.not_running()),
+        }
     }
 
     /// Goes to sleep if nobody came in the meantime.
     async fn fall_asleep(&mut self) {
-        let IdleTimeout::After(timeout) = self.profile.idle else { return };
+        let IdleTimeout::After(timeout) = self.record.profile.idle else { return };
         if self.activity.close_if_idle(timeout)
-            && let Err(error) = self.hibernate().await
+            && let Err(error) = self.hibernate(Tier::Frozen).await
         {
-            tracing::warn!(sandbox.id = %self.profile.id, error = %chain(&error), "an idle sandbox stays awake");
+            tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "an idle sandbox stays awake");
+        }
+    }
+
+    /// Ends the processes of one that has been asleep for long.
+    async fn sink(&mut self) {
+        if let Err(error) = self.hibernate(Tier::Stopped).await {
+            tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a sandbox stays frozen");
+            self.asleep_since = Instant::now();
         }
     }
 
     /// Puts the sandbox to sleep; the activity is closed.
-    async fn hibernate(&mut self) -> Result<(), SandboxError> {
-        self.observe(Observation::HibernateBegun);
-        match self.engine.freeze(&self.profile.id).await {
+    async fn hibernate(&mut self, tier: Tier) -> Result<(), SandboxError> {
+        let from = self.record.phase.clone();
+        if let Err(error) = self.intend(Observation::HibernateBegun).await {
+            if from == Phase::Running {
+                self.activity.open();
+            }
+            return Err(error);
+        }
+        let slept = match tier {
+            Tier::Frozen => self.tools.engine.freeze(self.id()).await,
+            Tier::Stopped => self.tools.engine.stop(self.id()).await,
+        };
+        match slept {
             Ok(()) => {
-                self.observe(Observation::Asleep(Tier::Frozen));
+                self.asleep_since = Instant::now();
+                let mut body = match tier {
+                    Tier::Frozen => Body::Gone,
+                    Tier::Stopped => std::mem::replace(&mut self.body, Body::Gone),
+                };
+                self.observe(Observation::Asleep(tier)).await;
+                body.close().await;
                 Ok(())
             }
             Err(error) => {
-                self.observe(Observation::HibernateFailed);
-                self.activity.open();
-                Err(self.failed("hibernate", error))
+                let error = self.failed("hibernate", error);
+                match from {
+                    Phase::Hibernated(tier) => self.observe(Observation::Asleep(tier)).await,
+                    _ => {
+                        self.observe(Observation::HibernateFailed).await;
+                        self.activity.open();
+                    }
+                }
+                Err(error)
             }
         }
     }
 
     async fn wake(&mut self) -> Result<(), SandboxError> {
-        self.observe(Observation::WakeBegun);
-        match self.engine.thaw(&self.profile.id).await {
+        let tier = match self.record.phase {
+            Phase::Running => return Ok(()),
+            Phase::Hibernated(tier) => tier,
+            Phase::Crashed(_) => Tier::Stopped,
+            _ => return Err(self.not_running()),
+        };
+        let tools = Arc::clone(&self.tools);
+        let permit = timeout(WAKE_QUEUE_DEADLINE, tools.wakes.acquire()).await;
+        let _permit = permit.map_err(|_| SandboxError::WakesFull)?.map_err(|_| SandboxError::ShuttingDown)?;
+        self.intend(Observation::WakeBegun).await?;
+        let woken = match tier {
+            Tier::Frozen => self.thaw().await,
+            Tier::Stopped => self.start().await,
+        };
+        match woken {
             Ok(()) => {
-                self.observe(Observation::Awake);
                 self.activity.open();
+                self.observe(Observation::Awake).await;
                 Ok(())
             }
             Err(error) => {
-                self.observe(Observation::WakeFailed);
-                Err(self.failed("wake", error))
+                self.observe(Observation::WakeFailed).await;
+                Err(error)
             }
         }
     }
 
+    async fn thaw(&mut self) -> Result<(), SandboxError> {
+        self.tools.engine.thaw(self.id()).await.map_err(|error| self.failed("wake", error))?;
+        let Body::Dormant(_) = self.body else { return Ok(()) };
+        let Body::Dormant(started) = std::mem::replace(&mut self.body, Body::Gone) else { return Ok(()) };
+        if let Err((error, started)) = self.connect(started).await {
+            self.body = Body::Dormant(started);
+            // It goes on sleeping; what it was when it fell asleep is not lost.
+            if let Err(error) = self.tools.engine.freeze(self.id()).await {
+                tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a failed wake was not undone");
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn start(&mut self) -> Result<(), SandboxError> {
+        let started = self.tools.engine.start(&self.spec()).await.map_err(|error| self.failed("wake", error))?;
+        if let Err((error, _)) = self.connect(started).await {
+            if let Err(error) = self.tools.engine.stop(self.id()).await {
+                tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a failed wake was not undone");
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
     fn failed(&self, verb: &'static str, error: EngineError) -> SandboxError {
-        SandboxError::Engine { verb, id: self.profile.id.clone(), source: Arc::new(error) }
+        SandboxError::Engine { verb, id: self.id().clone(), source: Arc::new(error) }
+    }
+
+    fn not_running(&self) -> SandboxError {
+        SandboxError::NotRunning { id: self.id().clone(), why: super::describe(&self.record.phase) }
     }
 
     /// Removes the sandbox; if that fails, again with every further request.
     async fn remove_until_gone(&mut self) {
+        self.activity.close();
+        let mut body = std::mem::replace(&mut self.body, Body::Gone);
         loop {
             self.requests.borrow_and_update();
-            self.observe(Observation::DestroyRequested);
-            match self.engine.remove(&self.profile.id).await {
-                Ok(()) => return self.observe(Observation::Removed),
+            // To remove it takes no disk, and gives some back.
+            if let Err(error) = self.intend(Observation::DestroyRequested).await {
+                tracing::warn!(error = %chain(&error), "a sandbox is destroyed all the same");
+                self.step(Observation::DestroyRequested);
+                self.publish();
+            }
+            body.close().await;
+            match self.tools.engine.remove(self.id()).await {
+                Ok(()) => break,
                 Err(error) => {
                     let message = chain(&error).to_string();
-                    tracing::error!(sandbox.id = %self.profile.id, error = %message, "a sandbox could not be removed");
-                    self.observe(Observation::RemoveFailed(message.into()));
+                    tracing::error!(sandbox.id = %self.id(), error = %message, "a sandbox could not be removed");
+                    self.observe(Observation::RemoveFailed(message.into())).await;
                 }
             }
             if self.requests.changed().await.is_err() {
                 return;
             }
         }
+        remove_spools(self.tools.defaults.spools.join(self.id().as_str())).await;
+        self.step(Observation::Removed);
+        let forgotten = self.tools.store.remove_sandbox(self.id(), self.record.event(SystemTime::now())).await;
+        if let Err(error) = forgotten {
+            tracing::error!(sandbox.id = %self.id(), error = %chain(&error), "a removed sandbox is still on record");
+        }
+        self.publish();
     }
 
-    /// Publishes what follows from an observation; the hands stay as they are.
-    fn observe(&self, observation: Observation) {
-        self.publish(observation, |hands| hands);
+    /// Stores and publishes what is about to be done.
+    ///
+    /// # Errors
+    /// [`SandboxError::Store`]; nothing has changed then.
+    async fn intend(&mut self, observation: Observation) -> Result<(), SandboxError> {
+        let before = self.record.clone();
+        if self.step(observation)
+            && let Err(error) = self.store(&self.record).await
+        {
+            self.record = before;
+            return Err(error);
+        }
+        self.publish();
+        Ok(())
     }
 
-    fn publish(&self, observation: Observation, hands: impl FnOnce(Option<Hands>) -> Option<Hands>) {
-        self.publisher.send_if_modified(|snapshot| match snapshot.phase.after(observation) {
-            Some(phase) => {
-                tracing::info!(sandbox.id = %self.profile.id, phase = name(&phase), "sandbox");
-                let hands = hands(snapshot.hands.take());
-                *snapshot = Snapshot { generation: snapshot.generation + 1, phase, hands, ..*snapshot };
-                true
-            }
-            None => false,
+    /// Publishes what was seen, and hands it to the store.
+    async fn observe(&mut self, observation: Observation) {
+        if self.step(observation) {
+            self.seen().await;
+        }
+    }
+
+    async fn seen(&self) {
+        let (text, event) = (self.record.to_text(), self.record.event(SystemTime::now()));
+        match self.tools.store.hand_over_sandbox(self.id(), text, event).await {
+            // The daemon is ending; the next one looks for itself.
+            Ok(()) | Err(StoreError::Gone) => {}
+            Err(error) => tracing::error!(sandbox.id = %self.id(), error = %chain(&error), "a change is not stored"),
+        }
+        self.publish();
+    }
+
+    /// Whether an observation changes anything; the record says it then.
+    fn step(&mut self, observation: Observation) -> bool {
+        let Some(phase) = self.record.phase.after(observation) else { return false };
+        tracing::info!(sandbox.id = %self.id(), phase = phase.name(), "sandbox");
+        self.record.phase = phase;
+        self.record.generation += 1;
+        true
+    }
+
+    async fn store(&self, record: &Record) -> Result<(), SandboxError> {
+        let stored = self.tools.store.put_sandbox(self.id(), record.to_text(), record.event(SystemTime::now())).await;
+        stored.map_err(|source| SandboxError::Store { id: self.id().clone(), source })
+    }
+
+    fn publish(&self) {
+        let hands: Option<Hands> = self.body.hands();
+        let Record { generation, phase, limits, .. } = &self.record;
+        self.publisher.send_if_modified(|snapshot| {
+            let is_news = snapshot.generation != *generation;
+            *snapshot = Snapshot { generation: *generation, phase: phase.clone(), limits: *limits, hands };
+            is_news
         });
     }
 }
@@ -286,18 +499,4 @@ impl Driver {
 async fn requested(requests: &mut watch::Receiver<u64>) {
     // Every handle gone is a request too: nobody could ever make one.
     let _ = requests.wait_for(|count| *count > 0).await;
-}
-
-fn name(phase: &Phase) -> &'static str {
-    match phase {
-        Phase::Creating => "creating",
-        Phase::Running => "running",
-        Phase::Hibernating => "hibernating",
-        Phase::Hibernated(Tier::Frozen) => "hibernated",
-        Phase::Waking(_) => "waking",
-        Phase::Crashed(_) => "crashed",
-        Phase::Failed(_) => "failed",
-        Phase::Destroying => "destroying",
-        Phase::Destroyed => "destroyed",
-    }
 }

@@ -39,10 +39,10 @@ pub struct Lease {
 }
 
 impl Activity {
-    /// Of a sandbox that is awake and was used just now.
+    /// Of a sandbox that nobody can use yet.
     #[must_use]
     pub fn new() -> Self {
-        let state = State { leases: 0, last: Instant::now(), asleep: false, driver_waits: false };
+        let state = State { leases: 0, last: Instant::now(), asleep: true, driver_waits: false };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), returned: Notify::new() }) }
     }
 
@@ -69,6 +69,11 @@ impl Activity {
         let is_idle = state.leases == 0 && state.last.elapsed() >= timeout;
         state.asleep |= is_idle;
         is_idle
+    }
+
+    /// Lets nobody in any more, whoever is in.
+    pub fn close(&self) {
+        self.shared.lock().asleep = true;
     }
 
     /// Lets everybody in again; counts as use.
@@ -126,9 +131,15 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
+    fn awake() -> Activity {
+        let activity = Activity::new();
+        activity.open();
+        activity
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_sandbox_in_use_is_not_idle_however_long() {
-        let activity = Activity::new();
+        let activity = awake();
         let lease = activity.lease().unwrap();
         assert!(tokio::time::timeout(TIMEOUT * 100, activity.idle(TIMEOUT)).await.is_err());
         assert!(!activity.close_if_idle(Duration::ZERO));
@@ -141,7 +152,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn use_in_the_meantime_begins_the_wait_anew() {
-        let activity = Activity::new();
+        let activity = awake();
         let idle = activity.idle(TIMEOUT);
         let user = async {
             sleep_until(Instant::now() + TIMEOUT / 2).await;
@@ -154,7 +165,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_comes_before_it_sleeps_keeps_it_awake() {
-        let activity = Activity::new();
+        let activity = awake();
         activity.idle(TIMEOUT).await;
         let lease = activity.lease();
         assert!(lease.is_some());
@@ -163,7 +174,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_gets_in_while_it_sleeps() {
-        let activity = Activity::new();
+        let activity = awake();
         assert!(activity.close_if_idle(Duration::ZERO));
         assert!(activity.lease().is_none());
         activity.open();
@@ -172,7 +183,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_touch_counts_as_use() {
-        let activity = Activity::new();
+        let activity = awake();
         tokio::time::advance(TIMEOUT).await;
         activity.touch();
         assert!(!activity.close_if_idle(TIMEOUT));

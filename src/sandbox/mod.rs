@@ -2,29 +2,38 @@
 //!
 //! [`Sandboxes`] finds and makes them; a [`Sandbox`] is a handle on one: a watch on what its `driver` publishes, and the
 //! request to destroy it, which has a channel of its own and wins over whatever is under way. Callers that hang up undo
-//! nothing. What follows what is decided in [`state`].
+//! nothing. What follows what is decided in [`state`]; what becomes of what an earlier daemon kept, in [`recovery`].
+//!
+//! A sandbox outlives the daemon. Its [`record`] is stored before anything is begun that changes it, with an event of the
+//! node's log, and the next daemon takes it over as it finds it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{EngineError, LimitSupport, Limits};
 use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
 use crate::image::ImageRef;
-use state::{Failure, Phase};
+use crate::store::StoreError;
+use state::{Failure, Phase, Tier};
 
 mod driver;
 mod idle;
+mod live;
+pub mod policy;
 mod reconcile;
+pub mod record;
+pub mod recovery;
 mod registry;
 pub mod state;
 
 pub use idle::Lease;
-pub use reconcile::reconcile;
+pub use reconcile::{reconcile, strangers};
 pub use registry::Sandboxes;
 
 use idle::Activity;
@@ -38,13 +47,13 @@ type Reply = oneshot::Sender<Result<(), SandboxError>>;
 /// Something for the driver to do.
 #[derive(Debug)]
 enum Order {
-    Hibernate(Reply),
+    Hibernate(Tier, Reply),
     Wake(Reply),
     SetLimits(Limits, Reply),
 }
 
 /// What a caller wants.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Wish {
     /// What its root file system is made of; `None`: the node's default.
     pub image: Option<ImageRef>,
@@ -63,7 +72,8 @@ pub struct Wish {
 }
 
 /// When an idle sandbox goes to sleep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum IdleTimeout {
     /// After so long.
     After(Duration),
@@ -80,6 +90,10 @@ pub struct Defaults {
     pub limits: Limits,
     /// When a sandbox goes to sleep.
     pub idle: IdleTimeout,
+    /// After how long a sleep its processes are ended; `None`: never.
+    pub stop_after: Option<Duration>,
+    /// How many may be woken at once.
+    pub max_wakes: usize,
     /// How many sandboxes there may be.
     pub max_sandboxes: usize,
     /// Of runs; environment, user and workspace are filled in for each sandbox.
@@ -92,7 +106,7 @@ pub struct Defaults {
 pub const DEFAULT_WORKSPACE: &str = "/workspace";
 
 /// What a sandbox is; does not change.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     /// Its name.
     pub id: SandboxId,
@@ -111,7 +125,7 @@ pub struct Profile {
     /// When it was asked for.
     pub created_at: SystemTime,
     /// Name of its engine.
-    pub engine: &'static str,
+    pub engine: String,
 }
 
 /// What is published of a sandbox.
@@ -179,7 +193,7 @@ pub enum SandboxError {
     #[error("create the sandbox")]
     Create(#[source] Arc<EngineError>),
     /// The guest did not come up.
-    #[error("create the sandbox: {0}")]
+    #[error("reach the guest: {0}")]
     Guest(Arc<str>),
     /// The engine could not remove it.
     #[error("destroy sandbox {id}: {message}")]
@@ -188,6 +202,18 @@ pub enum SandboxError {
         id: SandboxId,
         /// Why.
         message: Arc<str>,
+    },
+    /// So many sandboxes are being woken that this one would wait for too long.
+    #[error("too many sandboxes are being woken")]
+    WakesFull,
+    /// It could not be stored what was about to be done, so it was not done.
+    #[error("store what is done to sandbox {id}")]
+    Store {
+        /// Which.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: StoreError,
     },
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
@@ -222,32 +248,34 @@ impl Sandbox {
         snapshot.hands.clone().ok_or_else(|| self.not_running(&snapshot.phase))
     }
 
-    /// Its hands, to use: wakes it if it sleeps, and keeps it awake as long as the lease is held.
+    /// Its hands, to use: wakes it if it sleeps or has crashed, and keeps it awake as long as the lease is held.
     ///
     /// # Errors
     /// [`SandboxError::NotRunning`]; those of [`Sandbox::wake`].
     pub async fn awake(&self) -> Result<(Hands, Lease), SandboxError> {
         loop {
-            let hands = self.hands()?;
-            match self.activity.lease() {
-                Some(lease) => return Ok((hands, lease)),
-                None => self.wake().await?,
+            if let Some(lease) = self.activity.lease()
+                && let Ok(hands) = self.hands()
+            {
+                return Ok((hands, lease));
             }
+            self.wake().await?;
         }
     }
 
-    /// Puts it to sleep, and waits until it sleeps. One that sleeps already goes on.
+    /// Puts it to sleep, and waits until it sleeps at least so deep. One that does already goes on.
     ///
     /// # Errors
-    /// [`SandboxError::Busy`], [`SandboxError::NotRunning`], [`SandboxError::Engine`].
-    pub async fn hibernate(&self) -> Result<(), SandboxError> {
-        self.order(Order::Hibernate).await
+    /// [`SandboxError::Busy`], [`SandboxError::NotRunning`], [`SandboxError::Engine`], [`SandboxError::Store`].
+    pub async fn hibernate(&self, tier: Tier) -> Result<(), SandboxError> {
+        self.order(|reply| Order::Hibernate(tier, reply)).await
     }
 
     /// Wakes it, and waits until it is awake. All who ask at the same time share one wake.
     ///
     /// # Errors
-    /// [`SandboxError::NotRunning`], [`SandboxError::Engine`].
+    /// [`SandboxError::NotRunning`], [`SandboxError::Engine`], [`SandboxError::Guest`], [`SandboxError::WakesFull`],
+    /// [`SandboxError::Store`].
     pub async fn wake(&self) -> Result<(), SandboxError> {
         self.order(Order::Wake).await
     }

@@ -71,6 +71,13 @@ async fn pass(sandboxes: &Sandboxes, suspects: &mut Suspects) -> Result<(), Engi
     Ok(())
 }
 
+/// Those of `present` that no record names: a daemon died in the middle of making or removing them.
+#[must_use]
+pub fn strangers(present: Vec<SandboxId>, recorded: &[(SandboxId, String)]) -> Vec<SandboxId> {
+    let recorded: BTreeSet<&SandboxId> = recorded.iter().map(|(id, _)| id).collect();
+    present.into_iter().filter(|id| !recorded.contains(id)).collect()
+}
+
 async fn remove(engine: &dyn Engine, id: &SandboxId) -> Result<(), EngineError> {
     timeout(REMOVAL_DEADLINE, engine.remove(id)).await.unwrap_or(Ok(()))
 }

@@ -1,18 +1,22 @@
-//! Which sandboxes there are, and making them.
+//! Which sandboxes there are, making them, and taking them over.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use super::driver::Driver;
+use super::driver::{Beginning, Driver};
 use super::idle::Activity;
+use super::live::Tools;
+use super::record::{Claim, Record};
 use super::state::{FailureKind, Phase};
 use super::{DEFAULT_WORKSPACE, Defaults, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits};
 use crate::engine::Engine;
 use crate::ids::SandboxId;
+use crate::store::{Store, StoreError};
 
 /// The sandboxes of the node: a table of handles, locked for a few instructions at a time.
 #[derive(Clone)]
@@ -21,8 +25,7 @@ pub struct Sandboxes {
 }
 
 struct Shared {
-    engine: Arc<dyn Engine>,
-    defaults: Defaults,
+    tools: Arc<Tools>,
     table: Mutex<Table>,
     /// Owns the drivers.
     drivers: TaskTracker,
@@ -35,24 +38,46 @@ struct Table {
     closed: bool,
 }
 
+/// The making of a sandbox, to be waited for.
+type Making = oneshot::Receiver<Result<(), SandboxError>>;
+
 impl Sandboxes {
-    /// No sandboxes.
-    #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, defaults: Defaults) -> Self {
-        let shared = Shared { engine, defaults, table: Mutex::default(), drivers: TaskTracker::new() };
-        Self { shared: Arc::new(shared) }
+    /// The sandboxes of the store, taken over as the engine has them. `boot` names this boot of the node.
+    ///
+    /// # Errors
+    /// Those of reading the store.
+    pub async fn open(
+        engine: Arc<dyn Engine>,
+        store: Store,
+        defaults: Defaults,
+        boot: String,
+    ) -> Result<Self, StoreError> {
+        let wakes = Semaphore::new(defaults.max_wakes);
+        let records = store.sandboxes().await?;
+        let tools = Arc::new(Tools { engine, store, defaults, wakes, boot });
+        let this = Self { shared: Arc::new(Shared { tools, table: Mutex::default(), drivers: TaskTracker::new() }) };
+        let taking: Vec<_> = records.iter().filter_map(|(id, text)| this.take_over(id, text)).collect();
+        // One whose driver does not say so is being destroyed.
+        join_all(taking).await;
+        Ok(this)
     }
 
     /// What keeps them.
     #[must_use]
     pub fn engine(&self) -> &dyn Engine {
-        &*self.shared.engine
+        &*self.shared.tools.engine
+    }
+
+    /// What outlives the daemon.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.shared.tools.store
     }
 
     /// What requests that leave it out get.
     #[must_use]
     pub fn defaults(&self) -> &Defaults {
-        &self.shared.defaults
+        &self.shared.tools.defaults
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -81,49 +106,68 @@ impl Sandboxes {
         Ok(sandbox)
     }
 
-    /// The sandbox of the key, or a new one and when it is made.
-    #[expect(clippy::type_complexity, reason = "a pair of what `create` needs")]
-    fn claim(
-        &self,
-        wish: Wish,
-        key: Option<String>,
-    ) -> Result<(Sandbox, Option<oneshot::Receiver<Result<(), SandboxError>>>), SandboxError> {
+    /// The sandbox of the key, or a new one and its making.
+    fn claim(&self, wish: Wish, key: Option<String>) -> Result<(Sandbox, Option<Making>), SandboxError> {
         let mut table = self.lock();
         if let Some((first, sandbox)) = key.as_ref().and_then(|key| table.keys.get(key)) {
             return if *first == wish { Ok((sandbox.clone(), None)) } else { Err(SandboxError::Conflict) };
         }
-        let limit = self.shared.defaults.max_sandboxes;
+        let Tools { engine, defaults, boot, .. } = &*self.shared.tools;
         if table.closed {
             return Err(SandboxError::ShuttingDown);
         }
-        if table.sandboxes.len() >= limit {
-            return Err(SandboxError::TooMany { limit });
+        if table.sandboxes.len() >= defaults.max_sandboxes {
+            return Err(SandboxError::TooMany { limit: defaults.max_sandboxes });
         }
-        let limits = first_limits(wish.limits, self.shared.defaults.limits, self.shared.engine.support());
+        let limits = first_limits(wish.limits, defaults.limits, engine.support());
         let profile = Arc::new(self.profile(&wish));
-        let (publisher, snapshot) =
-            watch::channel(Snapshot { generation: 1, phase: Phase::Creating, limits, hands: None });
+        let claim = key.map(|key| Claim { key, wish });
+        let (made, making) = oneshot::channel();
+        let sandbox = self.begin(&mut table, Record::new(profile, claim, limits, boot.clone()), Beginning::Make(made));
+        Ok((sandbox, Some(making)))
+    }
+
+    /// Begins to take over a sandbox of an earlier daemon; what it answers is told when that is done.
+    fn take_over(&self, id: &SandboxId, text: &str) -> Option<oneshot::Receiver<()>> {
+        let Some(record) = Record::of_text(text) else {
+            tracing::error!(sandbox.id = %id, "a sandbox's record cannot be read; it is left alone");
+            return None;
+        };
+        if record.profile.engine != self.engine().name() {
+            tracing::warn!(sandbox.id = %id, engine = record.profile.engine, "a sandbox of another engine is left alone");
+            return None;
+        }
+        let (taken, taking) = oneshot::channel();
+        self.begin(&mut self.lock(), record, Beginning::TakeOver(taken));
+        Some(taking)
+    }
+
+    /// Puts a sandbox into the table, and its driver to work.
+    fn begin(&self, table: &mut Table, record: Record, beginning: Beginning) -> Sandbox {
+        let profile = Arc::clone(&record.profile);
+        let Record { generation, limits, .. } = record;
+        let first = Snapshot { generation, phase: record.phase.clone(), limits, hands: None };
+        let (publisher, snapshot) = watch::channel(first);
         let (destroy, requests) = watch::channel(0);
         let (orders, queue) = mpsc::channel(ORDERS);
         let activity = Activity::new();
         let sandbox = Sandbox { profile: Arc::clone(&profile), snapshot, destroy, orders, activity: activity.clone() };
         table.sandboxes.insert(profile.id.clone(), sandbox.clone());
-        if let Some(key) = &key {
-            table.keys.insert(key.clone(), (wish, sandbox.clone()));
+        let key = record.claim.as_ref().map(|claim| claim.key.clone());
+        if let Some(Claim { key, wish }) = &record.claim {
+            table.keys.insert(key.clone(), (wish.clone(), sandbox.clone()));
         }
-        let (sender, made) = oneshot::channel();
-        let engine = Arc::clone(&self.shared.engine);
-        let driver = Driver::new(engine, profile, self.shared.defaults.clone(), publisher, requests, activity);
+        let driver = Driver::new(Arc::clone(&self.shared.tools), record, publisher, requests, activity);
         let this = self.clone();
         self.shared.drivers.spawn(async move {
-            let id = driver.live(sender, queue).await;
+            let id = driver.live(beginning, queue).await;
             this.forget(&id, key.as_deref());
         });
-        Ok((sandbox, Some(made)))
+        sandbox
     }
 
     fn profile(&self, wish: &Wish) -> Profile {
-        let Defaults { image, .. } = &self.shared.defaults;
+        let Defaults { image, idle, .. } = self.defaults();
         Profile {
             id: SandboxId::random(),
             image: wish.image.clone().unwrap_or_else(|| image.clone()),
@@ -131,9 +175,9 @@ impl Sandboxes {
             labels: wish.labels.clone(),
             user: wish.user.clone(),
             workspace: wish.workspace.clone().unwrap_or_else(|| DEFAULT_WORKSPACE.to_owned()),
-            idle: wish.idle.unwrap_or(self.shared.defaults.idle),
+            idle: wish.idle.unwrap_or(*idle),
             created_at: SystemTime::now(),
-            engine: self.shared.engine.name(),
+            engine: self.engine().name().to_owned(),
         }
     }
 
@@ -200,7 +244,7 @@ impl Sandboxes {
                 tracing::error!(sandbox.id = %sandbox.profile().id, %error, "a sandbox is left behind");
             }
         });
-        futures_util::future::join_all(destroying).await;
+        join_all(destroying).await;
         self.shared.drivers.close();
     }
 }

@@ -1,24 +1,30 @@
 //! The phases of a sandbox. Pure.
 //!
 //! ```text
-//!                ┌──── failed ◄──── Hibernating ◄─┐
-//!                ▼                        │        │ idle, or asked to
-//!  Creating ─► Running ───────────────────┼────────┘
-//!     │          ▲  │                     ▼
-//!     │          │  │               Hibernated{tier} ◄─ failed ─┐
-//!     │          └──┼──────────────────── Waking ◄── message ───┘
-//!     ▼             ▼ guest gone, from any of these four
-//!   Failed       Crashed
+//!                ┌──── failed ◄──── Hibernating ◄─┬──────────────────┐
+//!                ▼                        │       │ idle, or asked to │ deeper
+//!  Creating ─► Running ───────────────────┼───────┘                  │
+//!     │          ▲  │                     ▼                          │
+//!     │          │  │      ┌──────► Hibernated{tier} ────────────────┘
+//!     │          │  │      │ failed       │
+//!     │          └──┼──────┴─────── Waking{tier} ◄── message
+//!     ▼             ▼ guest gone            ▲
+//!   Failed       Crashed ──── message ──────┘  (on its files, as from the tier `stopped`)
 //!     ▲ └───────────┴──► Destroying ─► Destroyed        (legal from every phase)
 //!     └───────────────────────┘ could not be removed; Destroy tries again
 //! ```
 //!
-//! A hibernation or a wake that fails goes back to where it began; neither ever destroys anything. `Destroyed` is terminal. A sandbox that could not be made is removed by its own driver: nobody has its id.
+//! A phase that ends in -ing says what is being done, and is stored before it is begun; the others say what was seen, and
+//! are stored after. A hibernation or a wake that fails goes back to where it began; neither ever destroys anything.
+//! `Destroyed` is terminal. A sandbox that could not be made is removed by its own driver: nobody has its id.
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Where a sandbox stands. Only what was observed is recorded.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Being made.
     Creating,
@@ -41,14 +47,17 @@ pub enum Phase {
 }
 
 /// How deep a sandbox sleeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// Its processes stand still in memory, which is paged out where there is swap.
     Frozen,
+    /// Its processes are gone, its files are kept.
+    Stopped,
 }
 
 /// Why a sandbox is not running.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind.
     pub kind: FailureKind,
@@ -57,7 +66,8 @@ pub struct Failure {
 }
 
 /// The kinds of failures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The engine could not make it.
     Create,
@@ -65,6 +75,8 @@ pub enum FailureKind {
     Lost,
     /// The engine could not remove it.
     Remove,
+    /// Its files are gone, and nobody asked for that.
+    Missing,
 }
 
 /// What was observed.
@@ -106,12 +118,13 @@ impl Phase {
             (Self::Creating, Observation::CreateFailed(message)) => {
                 Some(Self::Failed(failure(FailureKind::Create, message)))
             }
-            (Self::Running, Observation::HibernateBegun) => Some(Self::Hibernating),
+            (Self::Running | Self::Hibernated(Tier::Frozen), Observation::HibernateBegun) => Some(Self::Hibernating),
             (Self::Hibernating, Observation::Asleep(tier)) => Some(Self::Hibernated(tier)),
             (Self::Hibernating, Observation::HibernateFailed) | (Self::Waking(_), Observation::Awake) => {
                 Some(Self::Running)
             }
             (Self::Hibernated(tier), Observation::WakeBegun) => Some(Self::Waking(*tier)),
+            (Self::Crashed(_), Observation::WakeBegun) => Some(Self::Waking(Tier::Stopped)),
             (Self::Waking(tier), Observation::WakeFailed) => Some(Self::Hibernated(*tier)),
             (phase, Observation::GuestGone(message)) if phase.has_guest() => {
                 Some(Self::Crashed(failure(FailureKind::Lost, message)))
@@ -131,8 +144,48 @@ impl Phase {
     #[must_use]
     pub fn has_guest(&self) -> bool {
         match self {
-            Self::Running | Self::Hibernating | Self::Hibernated(_) | Self::Waking(_) => true,
-            Self::Creating | Self::Crashed(_) | Self::Failed(_) | Self::Destroying | Self::Destroyed => false,
+            Self::Running | Self::Hibernating | Self::Hibernated(Tier::Frozen) | Self::Waking(Tier::Frozen) => true,
+            Self::Hibernated(Tier::Stopped)
+            | Self::Waking(Tier::Stopped)
+            | Self::Creating
+            | Self::Crashed(_)
+            | Self::Failed(_)
+            | Self::Destroying
+            | Self::Destroyed => false,
+        }
+    }
+
+    /// It says what is being done, not what was seen.
+    #[must_use]
+    pub fn is_intent(&self) -> bool {
+        match self {
+            Self::Creating | Self::Hibernating | Self::Waking(_) | Self::Destroying => true,
+            Self::Running | Self::Hibernated(_) | Self::Crashed(_) | Self::Failed(_) | Self::Destroyed => false,
+        }
+    }
+
+    /// Its name, as it is stored and logged.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Running => "running",
+            Self::Hibernating => "hibernating",
+            Self::Hibernated(_) => "hibernated",
+            Self::Waking(_) => "waking",
+            Self::Crashed(_) => "crashed",
+            Self::Failed(_) => "failed",
+            Self::Destroying => "destroying",
+            Self::Destroyed => "destroyed",
+        }
+    }
+
+    /// How deep it sleeps, if it does.
+    #[must_use]
+    pub fn tier(&self) -> Option<Tier> {
+        match self {
+            Self::Hibernated(tier) | Self::Waking(tier) => Some(*tier),
+            _ => None,
         }
     }
 
@@ -170,6 +223,7 @@ mod tests {
             Just(Observation::GuestReady),
             Just(Observation::HibernateBegun),
             Just(Observation::Asleep(Tier::Frozen)),
+            Just(Observation::Asleep(Tier::Stopped)),
             Just(Observation::HibernateFailed),
             Just(Observation::WakeBegun),
             Just(Observation::Awake),
@@ -220,6 +274,24 @@ mod tests {
         let waking = asleep.after(Observation::WakeBegun).unwrap();
         assert!(matches!(waking.after(Observation::WakeFailed), Some(Phase::Hibernated(Tier::Frozen))));
         assert!(matches!(waking.after(Observation::Awake), Some(Phase::Running)));
+    }
+
+    #[test]
+    fn what_crashed_is_woken_from_its_files_and_sleeps_on_if_that_fails() {
+        let crashed = Phase::Running.after(Observation::GuestGone("killed".into())).unwrap();
+        let waking = crashed.after(Observation::WakeBegun).unwrap();
+        assert_eq!(waking, Phase::Waking(Tier::Stopped));
+        assert_eq!(waking.after(Observation::WakeFailed), Some(Phase::Hibernated(Tier::Stopped)));
+        assert_eq!(waking.after(Observation::Awake), Some(Phase::Running));
+    }
+
+    #[test]
+    fn a_frozen_sandbox_sinks_deeper() {
+        let sinking = Phase::Hibernated(Tier::Frozen).after(Observation::HibernateBegun).unwrap();
+        let stopped = sinking.after(Observation::Asleep(Tier::Stopped)).unwrap();
+        assert_eq!(stopped, Phase::Hibernated(Tier::Stopped));
+        assert!(stopped.after(Observation::HibernateBegun).is_none());
+        assert!(stopped.after(Observation::GuestGone("nobody".into())).is_none());
     }
 
     #[test]

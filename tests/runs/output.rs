@@ -112,8 +112,7 @@ async fn a_finished_run_is_replayed_until_its_retention_is_over() {
     assert_eq!(refusal(sandbox.attach(id, 0).await.map(|run| run.started)), not_found);
     assert_eq!(refusal(sandbox.get_run(id).await), not_found);
     assert!(sandbox.runs().await.is_empty());
-    let runs = daemon.state().join("runs").join(&sandbox.id);
-    eventually(SOON, || async { expect(std::fs::read_dir(&runs).unwrap().count() == 0, "its files are there") }).await;
+    eventually(SOON, || async { expect(sandbox.spools(&daemon).is_empty(), "its files are there") }).await;
 }
 
 // 13

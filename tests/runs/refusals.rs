@@ -65,7 +65,7 @@ async fn each_way_a_program_cannot_start_has_its_own_reason() {
     assert_eq!(told(sandbox.run(closed).await), telling(FailedPrecondition, CwdInvalid, "cwd", "EACCES"));
     // No run of theirs is left behind, no file, and no cgroup.
     assert_eq!(sandbox.runs().await.len(), started);
-    assert_eq!(std::fs::read_dir(daemon.state().join("runs").join(&sandbox.id)).unwrap().count(), wrote);
+    assert_eq!(sandbox.spools(&daemon).len(), wrote);
     let cgroup = daemon.cgroup(&sandbox);
     eventually(SOON, || async {
         let left = std::fs::read_dir(&cgroup).unwrap().flatten().filter(|entry| entry.path().is_dir()).count();

@@ -89,13 +89,13 @@ impl Bench {
 
     /// A sandbox whose guest has answered.
     pub async fn sandbox_of(&self, spec: Spec) -> Sandbox {
-        let started = self.engine.create(&spec).await.unwrap();
+        let (started, image) = self.engine.create(&spec).await.unwrap();
         let (guest, connection) = Guest::connect(&started.socket, started.pid).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(connection.serve());
         let settings = hands::Settings {
-            env: started.image.env.clone(),
-            user: spec.user.clone().or_else(|| started.image.user.clone()).unwrap_or_default(),
+            env: image.env,
+            user: spec.user.clone().or(image.user).unwrap_or_default(),
             workspace: spec.workspace.to_string_lossy().into_owned(),
             kill_grace: Duration::from_millis(200),
             retention: SOON,
@@ -104,7 +104,8 @@ impl Bench {
             output_cap: 64 << 20,
         };
         let spools = self.directory.path().join("spools").join(spec.id.as_str());
-        let hands = Hands::new(guest, started.socket.clone(), started.cgroup.clone(), spools, settings);
+        let (socket, cgroup) = (started.socket.clone(), started.cgroup.clone());
+        let hands = Hands::open(guest, socket, cgroup, spools, settings, || None::<()>).await.unwrap();
         let engine = Arc::clone(&self.engine);
         Sandbox { id: spec.id, hands, init: started.init, pid: started.pid, socket: started.socket, engine, tasks }
     }
@@ -155,7 +156,7 @@ pub struct Outcome {
 impl Sandbox {
     /// Starts a command.
     pub async fn start(&self, command: Command) -> hands::Run {
-        self.hands.start(command, None, ()).await.unwrap()
+        self.hands.start(command, None, None::<()>).await.unwrap()
     }
 
     /// Runs a line of the shell to its end.

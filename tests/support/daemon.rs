@@ -25,6 +25,8 @@ pub struct Options {
     pub config: String,
     /// As nobody instead of root.
     pub rootless: bool,
+    /// Its sandboxes are left to the next daemon when it is told to end.
+    pub durable: bool,
     /// Where its directory is made, if not where temporary files are.
     pub place: Option<PathBuf>,
 }
@@ -174,6 +176,18 @@ impl Daemon {
     /// Kills it and starts it again on the same state.
     pub async fn kill_and_restart(&mut self) {
         self.kill();
+        self.restart().await;
+    }
+
+    /// Tells it to end, and starts another on the same state, which removes all at its end.
+    pub async fn replace(&mut self) {
+        assert!(self.options.durable && self.stop().success(), "{}", self.log());
+        self.options.durable = false;
+        self.restart().await;
+    }
+
+    /// Starts it again after [`Daemon::kill`].
+    pub async fn restart(&mut self) {
         self.process = spawn(self.directory.path(), &self.options);
         let socket = self.socket();
         let process = &mut self.process;
@@ -280,6 +294,7 @@ fn spawn(directory: &Path, options: &Options) -> Child {
     };
     let output = fs::File::options().create(true).append(true).open(log(directory)).expect("the log");
     command.args(["serve", "--http", "off", "--grpc", "127.0.0.1:0"]);
+    command.args((!options.durable).then_some("--ephemeral"));
     command.arg("--grpc").arg(format!("unix:{}", socket(directory).display()));
     command.arg("--state-dir").arg(state(directory)).arg("--config").arg(directory.join("handsd.toml"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().expect("the daemon's binary")

@@ -46,6 +46,17 @@ impl Sandbox {
         Ok(Self { id: made.id.clone(), made, hands: daemon.hands(), sandboxes: daemon.sandboxes() })
     }
 
+    /// The directories of its runs that wrote something and are kept.
+    pub fn spools(&self, daemon: &Daemon) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(daemon.state().join("runs").join(&self.id)).expect("there was a run");
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    }
+
+    /// The same through a daemon that was started again.
+    pub fn through(&self, daemon: &Daemon) -> Self {
+        Self { hands: daemon.hands(), sandboxes: daemon.sandboxes(), ..self.clone() }
+    }
+
     /// Runs a line in the shell to its end.
     #[track_caller]
     pub fn bash(&self, line: &str) -> impl Future<Output = Outcome> {

@@ -123,6 +123,18 @@ pub fn limits(limits: &proto::Limits) -> Result<Limits, Fault> {
     })
 }
 
+/// How deep it is to sleep.
+///
+/// # Errors
+/// It is no tier.
+pub fn tier(tier: i32) -> Result<Tier, Fault> {
+    match proto::Tier::try_from(tier) {
+        Ok(proto::Tier::Unspecified | proto::Tier::Frozen) => Ok(Tier::Frozen),
+        Ok(proto::Tier::Stopped) => Ok(Tier::Stopped),
+        Err(_) => Err(Fault::argument("tier", "is not a tier of this version")),
+    }
+}
+
 /// A page of sandboxes: after which, and how many.
 ///
 /// # Errors
@@ -157,15 +169,16 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
         workspace: profile.workspace.clone(),
         network: Some(proto::Network { mode: proto::network::Mode::None.into() }),
         created_at: Some(profile.created_at.into()),
-        engine: profile.engine.to_owned(),
+        engine: profile.engine.clone(),
         failure: snapshot.phase.failure().map(|failure| proto::Failure {
             reason: failure_reason(failure.kind).as_str_name().to_owned(),
             message: failure.message.to_string(),
         }),
         running: u32::try_from(running).unwrap_or(u32::MAX),
-        tier: match snapshot.phase {
-            Phase::Hibernated(Tier::Frozen) | Phase::Waking(Tier::Frozen) => proto::Tier::Frozen.into(),
-            _ => proto::Tier::Unspecified.into(),
+        tier: match snapshot.phase.tier() {
+            Some(Tier::Frozen) => proto::Tier::Frozen.into(),
+            Some(Tier::Stopped) => proto::Tier::Stopped.into(),
+            None => proto::Tier::Unspecified.into(),
         },
         idle_timeout: match profile.idle {
             IdleTimeout::After(timeout) => prost_types::Duration::try_from(timeout).ok(),
@@ -192,6 +205,6 @@ fn failure_reason(kind: FailureKind) -> ErrorReason {
     match kind {
         FailureKind::Create => ErrorReason::SandboxCreateFailed,
         FailureKind::Lost => ErrorReason::SandboxLost,
-        FailureKind::Remove => ErrorReason::InternalFault,
+        FailureKind::Remove | FailureKind::Missing => ErrorReason::InternalFault,
     }
 }

@@ -75,7 +75,7 @@ impl Service for HandsService {
     async fn bash(&self, request: Request<BashRequest>) -> Result<Response<Self::BashStream>, Status> {
         let (sandbox, command, key) = convert::command(request.into_inner(), self.deadlines)?;
         let (hands, lease) = self.awake(&sandbox).await?;
-        let run = hands.start(command, key, lease).await.map_err(Fault::from)?;
+        let run = hands.start(command, key, Some(lease)).await.map_err(Fault::from)?;
         events(run, 0)
     }
 

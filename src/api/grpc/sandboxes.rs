@@ -75,7 +75,7 @@ impl Service for SandboxesService {
 
     async fn hibernate(&self, request: Request<HibernateSandboxRequest>) -> Result<Response<Message>, Status> {
         let sandbox = self.find(&request.get_ref().sandbox_id)?;
-        sandbox.hibernate().await.map_err(Fault::from)?;
+        sandbox.hibernate(convert::tier(request.get_ref().tier)?).await.map_err(Fault::from)?;
         Ok(answer(&sandbox))
     }
 

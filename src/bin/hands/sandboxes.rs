@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use anyhow::bail;
 use handsd::api::proto::{
     CreateSandboxRequest, DestroySandboxRequest, GetSandboxRequest, HibernateSandboxRequest, Limits,
-    ListSandboxesRequest, NodeInfo, NodeInfoRequest, Phase, Sandbox, WakeSandboxRequest, WatchSandboxRequest,
+    ListSandboxesRequest, NodeInfo, NodeInfoRequest, Phase, Sandbox, Tier, WakeSandboxRequest, WatchSandboxRequest,
 };
 use serde_json::json;
 
@@ -89,6 +89,9 @@ pub struct WatchArgs {
 pub struct HibernateArgs {
     /// The sandbox
     id: String,
+    /// End its processes too, and keep its files only
+    #[arg(long)]
+    stop: bool,
 }
 
 /// Wakes a sandbox.
@@ -141,7 +144,8 @@ pub async fn get(context: &Context, args: GetArgs) -> anyhow::Result<()> {
 
 /// `hands hibernate`
 pub async fn hibernate(context: &Context, args: HibernateArgs) -> anyhow::Result<()> {
-    let request = HibernateSandboxRequest { sandbox_id: args.id };
+    let tier = if args.stop { Tier::Stopped } else { Tier::Frozen };
+    let request = HibernateSandboxRequest { sandbox_id: args.id, tier: tier.into() };
     show(context, &context.sandboxes().hibernate(request).await?.into_inner())
 }
 

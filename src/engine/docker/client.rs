@@ -12,7 +12,7 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions,
+    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
 };
 use tokio::time::timeout;
 
@@ -90,6 +90,21 @@ impl Client {
     pub async fn start(&self, container: &str) -> Result<(), EngineError> {
         let starting = self.docker.start_container(container, None::<StartContainerOptions>);
         call("start the container", CHANGE_DEADLINE, starting).await
+    }
+
+    /// Ends a container's processes at once; of one without, it does nothing.
+    ///
+    /// # Errors
+    /// See [`call`].
+    pub async fn stop(&self, container: &str) -> Result<(), EngineError> {
+        let options = StopContainerOptionsBuilder::new().t(0).build();
+        let stopping = async {
+            match self.docker.stop_container(container, Some(options)).await {
+                Err(Error::DockerResponseServerError { status_code: NOT_MODIFIED, .. }) => Ok(()),
+                result => result,
+            }
+        };
+        call("stop the container", CHANGE_DEADLINE, stopping).await
     }
 
     /// How a container stands.

@@ -5,11 +5,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 
@@ -62,6 +63,17 @@ impl Init {
         }
     }
 
+    /// Removes the record.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn forget(directory: &Path) -> io::Result<()> {
+        match fs::remove_file(directory.join(FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
     /// Kills the process if it is still there, and waits until it is gone.
     ///
     /// # Errors
@@ -80,15 +92,25 @@ impl Init {
         super::wait_for_exit(pidfd.get_ref())
     }
 
-    /// A descriptor of the process; `None` if it is gone.
-    fn open(&self) -> io::Result<Option<OwnedFd>> {
+    /// Its id on the node.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A descriptor of the process; `None` if it has ended.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2).
+    pub fn open(&self) -> io::Result<Option<OwnedFd>> {
         let pidfd = match sys::pidfd_open(self.pid) {
             Ok(pidfd) => pidfd,
             Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // Looked at after opening: the descriptor cannot change hands any more.
-        Ok(Self::of(self.pid).is_ok_and(|now| now == *self).then_some(pidfd))
+        // Looked at after opening: the descriptor cannot change hands any more. One that has ended is still there, and
+        // readable, until somebody else has waited for it.
+        let has_ended = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? > 0;
+        Ok((!has_ended && Self::of(self.pid).is_ok_and(|now| now == *self)).then_some(pidfd))
     }
 }
 

@@ -21,7 +21,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Gid, Uid, chown};
 
 use super::cgroup::{self, Controller};
-use super::{Engine, EngineError, ImageDefaults, LimitSupport, Limits, Process, Spec, Started};
+use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, undo};
 use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
 use crate::image::{Image, ImageStore};
@@ -142,20 +142,24 @@ impl Native {
         Ok(())
     }
 
-    /// Makes the writable layers, bounded to so many bytes together; answers the trees as the zygote wants them.
+    /// Makes the writable layers, bounded to so many bytes together; answers the trees as the zygote wants them. Layers that
+    /// are there already keep what is in them, and their bound.
     fn make_layers(&self, directory: &Path, image: &Image, disk: Option<u64>) -> io::Result<Vec<Tree>> {
+        let is_new = !directory.try_exists()?;
         make_directory(directory)?;
-        let bound = self.quotas.as_ref().zip(disk);
+        let bound = self.quotas.as_ref().zip(disk).filter(|_| is_new);
         let project = bound.map(|(quotas, _)| quotas.project(directory)).transpose()?;
         let mut trees = Vec::with_capacity(image.trees.len());
         for (index, tree) in image.trees.iter().enumerate() {
             let writable = writable_layer(directory, index);
             make_directory(&writable)?;
             project.map_or(Ok(()), |project| project.adopt(&writable))?;
-            for name in ["upper", "work"] {
-                let path = writable.join(name);
-                fs::DirBuilder::new().mode(0o755).create(&path)?;
-                chown(&path, Some(self.owner()), Some(Gid::from_raw(self.owner().as_raw())))?;
+            for path in ["upper", "work"].map(|name| writable.join(name)) {
+                match fs::DirBuilder::new().mode(0o755).create(&path) {
+                    Ok(()) => chown(&path, Some(self.owner()), Some(Gid::from_raw(self.owner().as_raw())))?,
+                    Err(error) if !is_new && error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(error),
+                }
             }
             trees.push(Tree {
                 target: zygote::text(&tree.target),
@@ -170,10 +174,16 @@ impl Native {
         Ok(trees)
     }
 
-    async fn try_create(&self, spec: &Spec, image: Image) -> Result<Started, EngineError> {
+    async fn resolve(&self, spec: &Spec) -> Result<Image, EngineError> {
+        let image = self.images.resolve(&spec.image).await;
+        image.map_err(|source| EngineError::Image { image: spec.image.clone(), source })
+    }
+
+    /// Makes what is missing of a sandbox, and starts its guest.
+    async fn make(&self, spec: &Spec, image: &Image) -> Result<Started, EngineError> {
         let directory = self.directory(&spec.id);
         let trees =
-            self.make_layers(&directory, &image, spec.limits.disk).map_err(failed("make the layers in", &directory))?;
+            self.make_layers(&directory, image, spec.limits.disk).map_err(failed("make the layers in", &directory))?;
         let cgroup = self.cgroups.as_ref().map(|tree| tree.create(&spec.id, &spec.limits, self.owner())).transpose();
         let cgroup = cgroup.map_err(|source| EngineError::Step { step: "make the cgroups".to_owned(), source })?;
         let order = Order {
@@ -192,9 +202,21 @@ impl Native {
             init: init.map_err(failed("record the first process in", &directory))?,
             pid: born.pid,
             socket: zygote::socket(&directory),
-            image: ImageDefaults { env: image.env, user: image.user },
             cgroup,
         })
+    }
+
+    /// The first process of a sandbox, if it is alive.
+    fn alive(&self, id: &SandboxId) -> io::Result<Option<Found>> {
+        let directory = self.directory(id);
+        let Some(init) = Init::load(&directory)? else { return Ok(None) };
+        let Some(pidfd) = init.open()? else { return Ok(None) };
+        let cgroup = self.cgroups.as_ref().map(|tree| tree.sandbox(id, self.owner()));
+        let cgroup = cgroup.filter(|cgroup| cgroup.directory().is_dir());
+        let is_frozen = cgroup.as_ref().map_or(Ok(false), cgroup::Sandbox::is_frozen)?;
+        let socket = zygote::socket(&directory);
+        let started = Started { init: Process::new(pidfd)?, pid: init.pid(), socket, cgroup };
+        Ok(Some(Found::Alive { started, is_frozen }))
     }
 
     /// Ends the processes of a sandbox, whoever started them, and waits until they are gone.
@@ -226,18 +248,39 @@ impl Engine for Native {
         }
     }
 
-    async fn create(&self, spec: &Spec) -> Result<Started, EngineError> {
+    async fn create(&self, spec: &Spec) -> Result<(Started, ImageDefaults), EngineError> {
         self.check_limits(&spec.limits)?;
-        let image = self.images.resolve(&spec.image).await;
-        let image = image.map_err(|source| EngineError::Image { image: spec.image.clone(), source })?;
-        let made = self.try_create(spec, image).await;
-        if made.is_err() {
-            // The first error is the one to tell; what cannot be removed now is found at the next start.
-            if let Err(error) = self.remove(&spec.id).await {
-                tracing::warn!(sandbox.id = %spec.id, %error, "what is left of a failed create could not be removed");
-            }
+        let image = self.resolve(spec).await?;
+        let started = undo(self.make(spec, &image).await, self.remove(&spec.id)).await?;
+        Ok((started, ImageDefaults { env: image.env, user: image.user }))
+    }
+
+    async fn find(&self, id: &SandboxId) -> Result<Found, EngineError> {
+        let directory = self.directory(id);
+        match self.alive(id).map_err(failed("look for the first process in", &directory))? {
+            Some(found) => Ok(found),
+            None if writable_layer(&directory, 0).is_dir() => Ok(Found::Dead),
+            None => Ok(Found::Nothing),
         }
-        made
+    }
+
+    async fn stop(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let directory = self.directory(id);
+        let cgroup = self.cgroups.as_ref().map(|tree| tree.sandbox(id, self.owner()));
+        self.kill(id, cgroup.as_ref()).await.map_err(failed("end the processes of", &directory))?;
+        let socket = zygote::socket(&directory);
+        let removed = cgroup.map_or(Ok(()), |cgroup| cgroup.remove()).and_then(|()| match fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Init::forget(&directory),
+        });
+        removed.map_err(failed("clear up after the processes of", &directory))
+    }
+
+    async fn start(&self, spec: &Spec) -> Result<Started, EngineError> {
+        // What a crash has left of its processes is in the way.
+        self.stop(&spec.id).await?;
+        let image = self.resolve(spec).await?;
+        undo(self.make(spec, &image).await, self.stop(&spec.id)).await
     }
 
     async fn freeze(&self, id: &SandboxId) -> Result<(), EngineError> {

@@ -122,6 +122,7 @@ pub struct Spawn {
 
 /// Size of a terminal in characters.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
+#[cfg_attr(feature = "daemon", derive(serde::Serialize, serde::Deserialize))]
 pub struct PtySize {
     /// Lines.
     #[prost(uint32, tag = "1")]

@@ -1,0 +1,134 @@
+//! What is stored of a sandbox, and the events of its life.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::History;
+use super::state::{Failure, Phase, Tier};
+use super::{Profile, Wish};
+use crate::engine::{ImageDefaults, Limits};
+use crate::store::NewEvent;
+
+/// The version of the format; a record of another one is refused.
+const VERSION: u32 = 1;
+
+/// What the next daemon must know of a sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// What it is.
+    pub profile: Arc<Profile>,
+    /// The idempotency key with which it was asked for, and what was asked for.
+    pub claim: Option<Claim>,
+    /// What its image says about runs; known once it was made.
+    pub image: ImageDefaults,
+    /// Bounds in force.
+    pub limits: Limits,
+    /// Grows with every change.
+    pub generation: u64,
+    /// Where it stands, or what is being done to it.
+    pub phase: Phase,
+    /// The boot of the node in which that was.
+    pub boot: String,
+    /// Crashes of its runtime that still count.
+    pub crashes: History,
+}
+
+/// A request that may come again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Its idempotency key.
+    pub key: String,
+    /// What was asked for.
+    pub wish: Wish,
+}
+
+/// What an event tells of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The generation that began with it.
+    pub generation: u64,
+    /// How deep it sleeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+impl Record {
+    /// Of a sandbox that is to be made.
+    #[must_use]
+    pub fn new(profile: Arc<Profile>, claim: Option<Claim>, limits: Limits, boot: String) -> Self {
+        Self {
+            version: VERSION,
+            profile,
+            claim,
+            image: ImageDefaults::default(),
+            limits,
+            generation: 1,
+            phase: Phase::Creating,
+            boot,
+            crashes: History::default(),
+        }
+    }
+
+    /// As it is stored.
+    ///
+    /// # Panics
+    /// Never: it is made of maps with text for keys.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("all keys are text")
+    }
+
+    /// As it was stored; `None` if this program cannot read it.
+    #[must_use]
+    pub fn of_text(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok().filter(|record: &Self| record.version == VERSION)
+    }
+
+    /// The event of having come to where it stands.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn event(&self, now: SystemTime) -> NewEvent {
+        let told =
+            Told { generation: self.generation, tier: self.phase.tier(), failure: self.phase.failure().cloned() };
+        let body = serde_json::to_string(&told).expect("all keys are text");
+        NewEvent { at: now, kind: format!("sandbox.{}", self.phase.name()), body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_format_is_that_of_earlier_daemons() {
+        let golden = concat!(
+            r#"{"version":1,"profile":{"id":"sb_0123456789abcdefghij","image":"host","env":{"A":"b"},"labels":{},"#,
+            r#""user":null,"workspace":"/workspace","idle":{"after":{"secs":600,"nanos":0}},"#,
+            r#""created_at":{"secs_since_epoch":1,"nanos_since_epoch":0},"engine":"native"},"#,
+            r#""claim":{"key":"k","wish":{"image":"tar:/r.tar","env":{},"labels":{"a":"b"},"#,
+            r#""limits":{"memory":null,"cpus":0.5,"pids":null,"disk":null},"user":"me","workspace":null,"idle":"never"}},"#,
+            r#""image":{"env":{"PATH":"/bin"},"user":null},"#,
+            r#""limits":{"memory":16777216,"cpus":null,"pids":9,"disk":null},"generation":3,"#,
+            r#""phase":{"hibernated":"frozen"},"boot":"b","crashes":{"crashes":[]}}"#,
+        );
+        let record = Record::of_text(golden).unwrap();
+        assert_eq!(record.phase, Phase::Hibernated(Tier::Frozen));
+        assert_eq!(record.to_text(), golden);
+        assert_eq!(Record::of_text(&golden.replace(r#""version":1"#, r#""version":2"#)), None);
+    }
+
+    #[test]
+    fn an_event_says_what_became_of_it() {
+        let golden = r#"{"generation":7,"failure":{"kind":"lost","message":"gone"}}"#;
+        let told: Told = serde_json::from_str(golden).unwrap();
+        assert_eq!(serde_json::to_string(&told).unwrap(), golden);
+    }
+}
