@@ -56,6 +56,7 @@
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
 //! | [`store`] | what outlives the daemon, in SQLite: sandboxes and the events of the node; one writer thread |
 //! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
+//! | [`seal`] | secrets at rest: sealed by the node's key before they reach the store |
 //! | [`client`] | connecting to a node, for the command line and for tests |
 //! | [`ids`] | names of sandboxes and runs |
 //!
@@ -104,6 +105,8 @@ pub mod ids;
 pub mod image;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
+#[cfg(feature = "daemon")]
+pub mod seal;
 #[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]
