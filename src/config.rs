@@ -14,8 +14,12 @@ pub use defaults::ID_COUNT;
 pub use fault::{Fault, Place};
 pub use listen::{AddressError, HttpAddress, ListenAddress};
 
+pub use access::{AuthConfig, LimitsConfig};
+
+use crate::auth::tls::TlsFiles;
 use crate::image::{ImageRef, ImageRefError};
 
+mod access;
 mod defaults;
 mod fault;
 mod listen;
@@ -38,6 +42,12 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Who may call.
+    pub auth: AuthConfig,
+    /// Certificates of the gRPC ports; without them, there is no TLS and only loopback is served.
+    pub tls: Option<TlsFiles>,
+    /// How much may be asked for at once.
+    pub limits: LimitsConfig,
     /// What a sandbox gets if its request leaves it out.
     pub sandbox: SandboxDefaults,
     /// The same of a run.
@@ -189,7 +199,7 @@ pub struct Overrides {
     /// Where all state is kept
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Where gRPC is served: unix:/path or a loopback address; may be repeated
+    /// Where gRPC is served: unix:/path or an address, without TLS a loopback one; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     pub grpc: Vec<ListenAddress>,
     /// Where /livez and /readyz are served: a loopback address, or "off"
@@ -223,6 +233,8 @@ pub struct Environment {
     pub docker_host: Option<String>,
     /// `$DOCKER_CONFIG`.
     pub docker_config: Option<PathBuf>,
+    /// `$CREDENTIALS_DIRECTORY`: where the service manager puts what the unit's `LoadCredential` names.
+    pub credentials: Option<PathBuf>,
 }
 
 /// Why there is no configuration.
@@ -290,6 +302,7 @@ impl Environment {
             xdg_runtime_dir: directory("XDG_RUNTIME_DIR"),
             docker_host: std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()),
             docker_config: directory("DOCKER_CONFIG"),
+            credentials: directory("CREDENTIALS_DIRECTORY"),
         }
     }
 }

@@ -3,20 +3,18 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::ServingStatus;
 
 use crate::api::convert::Deadlines;
@@ -41,21 +39,9 @@ use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership
 use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile, strangers};
 use crate::store::{Store, StoreError};
 use crate::telemetry::chain;
+use front::{Front, FrontError};
 
-/// Silence after which a connection is asked whether it is still there, and how long the answer may take: a client that
-/// vanished is noticed, and a stream that is quiet stays open through what forgets quiet connections.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Bytes that a client may send on a stream, and on all of its streams, before the daemon has taken them.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
-
-/// Bytes of a frame that a client may send. HTTP/2's own 16 KiB would be as many frames of a file's chunk.
-const FRAME: u32 = 256 << 10;
-
-/// Streams of one connection at once.
-const MAX_STREAMS: u32 = 1024;
+mod front;
 
 /// How long calls that are under way may take to end when the daemon does.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
@@ -102,6 +88,9 @@ pub enum DaemonError {
     /// The store cannot be opened or read.
     #[error("the store")]
     Store(#[source] StoreError),
+    /// gRPC cannot be served as configured.
+    #[error(transparent)]
+    Front(FrontError),
     /// Reflection refuses the descriptors.
     #[error("gRPC reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -117,6 +106,9 @@ pub struct Daemon {
     ready: watch::Sender<bool>,
     grpc: Vec<ListenAddress>,
     http: Option<SocketAddr>,
+    front: Front,
+    /// What is in force.
+    config: Config,
     /// Keeps others away from the state directory.
     _lock: Flock<fs::File>,
 }
@@ -162,12 +154,15 @@ impl Daemon {
             ready: watch::Sender::new(true),
             grpc: Vec::new(),
             http: None,
+            front: Front::open(config).map_err(DaemonError::Front)?,
+            config: config.clone(),
             _lock: lock,
         };
         daemon.watch_over();
         let routes = routes.routes();
         for address in &config.grpc {
-            daemon.serve_grpc(address, routes.clone()).await?;
+            let at = daemon.front.serve(address, routes.clone(), &daemon.stop, &mut daemon.servers).await;
+            daemon.grpc.push(at.map_err(DaemonError::Front)?);
         }
         if let Some(address) = config.http {
             daemon.serve_http(address).await?;
@@ -187,6 +182,18 @@ impl Daemon {
         self.http
     }
 
+    /// Puts in force what of a configuration can change while the daemon runs: clients, certificates, the audit log and
+    /// the limits of calls. Answers the sections in which something else has changed, which takes a restart.
+    ///
+    /// # Errors
+    /// [`DaemonError::Front`]; then nothing has changed.
+    pub fn reload(&mut self, config: &Config) -> Result<Vec<&'static str>, DaemonError> {
+        self.front.reload(config).map_err(DaemonError::Front)?;
+        let waiting = self.config.waiting_for_restart(config);
+        self.config.take_live(config);
+        Ok(waiting)
+    }
+
     /// Begins what goes on beside the requests.
     fn watch_over(&mut self) {
         let (sandboxes, reporter, stop) = (self.sandboxes.clone(), self.health.clone(), self.stop.clone());
@@ -195,35 +202,6 @@ impl Daemon {
             watch_engine::<SandboxesServer<SandboxesService>>(sandboxes.engine(), reporter, ready, stop).await;
         });
         self.servers.spawn(reconcile(self.sandboxes.clone(), self.stop.clone()));
-    }
-
-    async fn serve_grpc(&mut self, address: &ListenAddress, routes: Routes) -> Result<(), DaemonError> {
-        let failed = |source| DaemonError::Listen { address: address.to_string(), source };
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(PING_INTERVAL))
-            .http2_keepalive_timeout(Some(PING_TIMEOUT))
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(FRAME)
-            .max_concurrent_streams(MAX_STREAMS)
-            .tcp_nodelay(true)
-            .add_routes(routes);
-        let stop = self.stop.clone().cancelled_owned();
-        match address {
-            ListenAddress::Tcp(address) => {
-                let listener = TcpListener::bind(address).await.map_err(failed)?;
-                self.grpc.push(ListenAddress::Tcp(listener.local_addr().map_err(failed)?));
-                let incoming = TcpListenerStream::new(listener);
-                self.servers.spawn(log_end(server.serve_with_incoming_shutdown(incoming, stop)));
-            }
-            ListenAddress::Unix(path) => {
-                let listener = bind_unix(path).map_err(failed)?;
-                self.grpc.push(address.clone());
-                let incoming = UnixListenerStream::new(listener);
-                self.servers.spawn(log_end(server.serve_with_incoming_shutdown(incoming, stop)));
-            }
-        }
-        Ok(())
     }
 
     async fn serve_http(&mut self, address: SocketAddr) -> Result<(), DaemonError> {
@@ -465,25 +443,4 @@ fn node_info(config: &Config, host: &check::Host, engine: &str, is_root: bool) -
             output_cap_bytes: config.run.output_cap,
         }),
     }
-}
-
-/// Binds a unix socket that only this user can connect to. One that is left of a daemon that was killed is replaced: the
-/// lock says that there is no other on this state, and a live one elsewhere still answers.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if let Some(parent) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-        // Nothing is there, or something that is no socket, which bind refuses.
-        Err(_) => {}
-    }
-    // Between bind and chmod nobody else may connect either.
-    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    nix::sys::stat::umask(mask);
-    let listener = listener?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }

@@ -84,6 +84,11 @@ id!(
     RunId,
     "run_"
 );
+id!(
+    /// Names a request in the logs, if its caller has no name for it.
+    RequestId,
+    "req_"
+);
 
 fn random_text(prefix: &str) -> String {
     let mut text = String::with_capacity(prefix.len() + LENGTH);

@@ -56,6 +56,7 @@
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
 //! | [`store`] | what outlives the daemon, in SQLite: sandboxes and the events of the node; one writer thread |
 //! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
+//! | [`auth`] | who calls and what they may (`policy`, pure), certificates, tokens, limits, the audit log |
 //! | [`seal`] | secrets at rest: sealed by the node's key before they reach the store |
 //! | [`client`] | connecting to a node, for the command line and for tests |
 //! | [`ids`] | names of sandboxes and runs |
@@ -85,6 +86,8 @@ pub mod guest;
 
 #[cfg(feature = "daemon")]
 pub mod api;
+#[cfg(feature = "daemon")]
+pub mod auth;
 #[cfg(feature = "daemon")]
 pub mod check;
 #[cfg(feature = "daemon")]

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use handsd::check;
-use handsd::config::{Config, Environment, Overrides};
+use handsd::config::{Config, ConfigError, Environment, Overrides};
 use handsd::daemon::{self, Daemon, Sweep};
 use handsd::engine::native::zygote;
-use handsd::telemetry::{self, Colour};
+use handsd::telemetry::{self, Colour, LogFilter};
 use tokio::signal::unix::{SignalKind, signal};
 
 mod demo;
@@ -80,13 +80,15 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve { config, print_config, ephemeral, overrides } => {
-            let config = Config::load(config.as_deref(), &overrides, &Environment::current())?;
+            let load = || Config::load(config.as_deref(), &overrides, &Environment::current());
+            let config = load()?;
             if print_config {
                 print!("{}", config.to_toml());
                 return Ok(ExitCode::SUCCESS);
             }
-            telemetry::init(&config.log)?;
-            runtime()?.block_on(serve(&config, if ephemeral { End::Remove } else { End::Leave }))?;
+            let filter = telemetry::init(&config.log)?;
+            let end = if ephemeral { End::Remove } else { End::Leave };
+            runtime()?.block_on(serve(&config, load, &filter, end))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { state_dir } => {
@@ -120,19 +122,33 @@ enum End {
     Remove,
 }
 
-async fn serve(config: &Config, end: End) -> anyhow::Result<()> {
+async fn serve(
+    config: &Config,
+    load: impl Fn() -> Result<Config, ConfigError>,
+    filter: &LogFilter,
+    end: End,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let daemon = Daemon::start(config).await?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    let mut daemon = Daemon::start(config).await?;
     for address in daemon.grpc() {
         tracing::info!(%address, "serving gRPC");
     }
     if let Some(address) = daemon.http() {
         tracing::info!(%address, "serving HTTP");
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {}
+        }
+        match reload(&mut daemon, &load, filter) {
+            Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration is in force"),
+            Ok(waiting) => tracing::warn!(?waiting, "the configuration is in force, but for what takes a restart"),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "the configuration stays as it was"),
+        }
     }
     tracing::info!("stopping");
     if let End::Remove = end {
@@ -140,4 +156,16 @@ async fn serve(config: &Config, end: End) -> anyhow::Result<()> {
     }
     daemon.stop().await;
     Ok(())
+}
+
+/// Reads the configuration again and puts in force what can change; answers what cannot.
+fn reload(
+    daemon: &mut Daemon,
+    load: impl Fn() -> Result<Config, ConfigError>,
+    filter: &LogFilter,
+) -> anyhow::Result<Vec<&'static str>> {
+    let config = load()?;
+    let waiting = daemon.reload(&config)?;
+    filter.set(&config.log.filter)?;
+    Ok(waiting)
 }

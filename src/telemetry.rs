@@ -5,9 +5,9 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 
 use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -26,6 +26,9 @@ pub enum TelemetryError {
     /// Something in this process logs already.
     #[error("starting the log")]
     Started(#[source] TryInitError),
+    /// Nothing in this process logs any more.
+    #[error("changing the log")]
+    Ended(#[source] reload::Error),
 }
 
 /// Whether lines for people are coloured; lines for machines never are.
@@ -46,29 +49,54 @@ impl Colour {
     }
 }
 
+/// Changes what is logged while the process runs.
+pub struct LogFilter(Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
+
+impl LogFilter {
+    /// Logs by these directives from now on.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Filter`], or the log has ended.
+    pub fn set(&self, filter: &str) -> Result<(), TelemetryError> {
+        (self.0)(parse(filter)?).map_err(TelemetryError::Ended)
+    }
+}
+
 /// Starts the log of this process, on standard error.
 ///
 /// # Errors
 /// See [`TelemetryError`]; of a filter only if the configuration was not made by parsing.
-pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
-    subscriber(config, Colour::of(&io::stderr()), io::stderr)?.try_init().map_err(TelemetryError::Started)
+pub fn init(config: &LogConfig) -> Result<LogFilter, TelemetryError> {
+    let (subscriber, filter) = subscriber(config, Colour::of(&io::stderr()), io::stderr)?;
+    subscriber.try_init().map_err(TelemetryError::Started)?;
+    Ok(filter)
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    let parsed = EnvFilter::builder().parse(filter);
+    parsed.map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })
 }
 
 fn subscriber<W>(
     config: &LogConfig,
     colour: Colour,
     writer: W,
-) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+) -> Result<(Box<dyn Subscriber + Send + Sync>, LogFilter), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::builder()
-        .parse(&config.filter)
-        .map_err(|source| TelemetryError::Filter { filter: config.filter.clone(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let builder = tracing_subscriber::fmt().with_env_filter(parse(&config.filter)?).with_writer(writer);
     Ok(match config.format {
-        LogFormat::Human => Box::new(builder.with_ansi(colour == Colour::On).finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
+        LogFormat::Human => {
+            let builder = builder.with_ansi(colour == Colour::On).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(builder.finish()), LogFilter(Box::new(move |filter| handle.reload(filter))))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_span_list(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(builder.finish()), LogFilter(Box::new(move |filter| handle.reload(filter))))
+        }
     })
 }
 
@@ -116,7 +144,7 @@ mod tests {
         let memory = Memory::default();
         let writer = memory.clone();
         let config = LogConfig { filter: filter.to_owned(), format };
-        let subscriber = subscriber(&config, colour, move || writer.clone()).unwrap();
+        let (subscriber, _) = subscriber(&config, colour, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             let _span = tracing::info_span!("run", run.id = "run_1").entered();
             tracing::info!(bytes = 7, "drained");
@@ -147,6 +175,21 @@ mod tests {
         assert!(logged("debug", LogFormat::Human, Colour::Off).contains("chatter"));
         let config = LogConfig { filter: "handsd=loud".to_owned(), format: LogFormat::Human };
         assert!(matches!(subscriber(&config, Colour::Off, io::sink), Err(TelemetryError::Filter { .. })));
+    }
+
+    #[test]
+    fn the_filter_can_be_changed_while_it_logs() {
+        let memory = Memory::default();
+        let (writer, config) = (memory.clone(), LogConfig { filter: "off".to_owned(), format: LogFormat::Human });
+        let (subscriber, filter) = subscriber(&config, Colour::Off, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("before");
+            filter.set("info").unwrap();
+            tracing::info!("after");
+            assert!(matches!(filter.set("handsd=loud"), Err(TelemetryError::Filter { .. })));
+        });
+        let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("after") && !text.contains("before"), "{text}");
     }
 
     #[derive(Debug, thiserror::Error)]

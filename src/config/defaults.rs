@@ -19,7 +19,7 @@ const MAX_SIZE: u64 = 1 << 50;
 pub(super) const ROOT_STATE_DIR: &str = "/var/lib/handsd";
 /// Where a system service puts its socket; systemd's `RuntimeDirectory=handsd` makes the directory.
 pub(super) const ROOT_SOCKET: &str = "/run/handsd/handsd.sock";
-/// For clients that cannot speak over a unix socket. Loopback, because there is no TLS yet.
+/// For clients that cannot speak over a unix socket. Loopback, because by default there is no TLS.
 pub(super) const GRPC_PORT: SocketAddr = loopback(7420);
 /// Liveness and readiness, beside the gRPC port.
 pub(super) const HTTP: SocketAddr = loopback(7421);
@@ -92,6 +92,21 @@ pub(super) const MAX_RUNS_BOUNDS: RangeInclusive<usize> = 1..=32_768;
 pub(super) const MAX_UNPACKED: u64 = 20 * GIB;
 /// Nothing unpacks to less than the lower one.
 pub(super) const MAX_UNPACKED_BOUNDS: RangeInclusive<u64> = MIB..=MAX_SIZE;
+
+/// A control plane keeps a few connections, and a person one.
+pub(super) const CONNECTIONS: usize = 1024;
+/// Each connection is a descriptor, of which a process has a few thousand at least.
+pub(super) const CONNECTIONS_BOUNDS: RangeInclusive<usize> = 1..=65_536;
+/// Each of 2,000 sandboxes has somebody who watches it and somebody who uses it.
+pub(super) const CALLS: usize = 8192;
+/// One caller may be the only one: a control plane.
+pub(super) const CALLS_PER_CLIENT: usize = 4096;
+/// A call under way costs some 50 KiB.
+pub(super) const CALLS_BOUNDS: RangeInclusive<usize> = 1..=100_000;
+/// No bound: only the operator knows which callers compete.
+pub(super) const RATE: Option<u32> = None;
+/// A node serves 50,000 small calls a second at the most.
+pub(super) const RATE_BOUNDS: RangeInclusive<u32> = 1..=1_000_000;
 
 /// Nothing has to be installed for it.
 pub(super) const ENGINE: EngineKind = EngineKind::Native;

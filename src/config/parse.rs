@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml_span::value::Value;
 use tracing_subscriber::EnvFilter;
 
+use super::access;
 use super::section::{self, Section, choice, integer, limit, number, text};
 use super::{
     AddressError, CgroupUse, Config, DockerConfig, EngineConfig, EngineKind, Environment, Fault, HttpAddress,
@@ -20,12 +21,18 @@ use crate::image::ImageRef;
 pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environment) -> Result<Config, Vec<Fault>> {
     section::read(text, |root| {
         let state_dir = state_dir(root, overrides, environment);
-        let grpc = grpc(root, overrides, environment, &state_dir);
+        let auth = root.section("auth", access::auth);
+        let tls = root.section("tls", |section| access::tls(section, environment));
+        let reach = access::reach(tls.as_ref(), &auth);
+        let grpc = grpc(root, overrides, environment, &state_dir, reach);
         let engine = root.section("engine", |section| engine(section, overrides, environment));
         Config {
             http: http(root, overrides, &grpc),
             grpc,
             log: root.section("log", log),
+            auth,
+            tls,
+            limits: root.section("limits", access::limits),
             sandbox: root.section("sandbox", |section| sandbox(section, engine.kind, overrides)),
             run: root.section("run", run),
             image: root.section("image", image),
@@ -61,8 +68,11 @@ fn grpc(
     overrides: &Overrides,
     environment: &Environment,
     state_dir: &Path,
+    reach: Result<(), &'static str>,
 ) -> Vec<ListenAddress> {
-    let written = root.take_list("grpc", text(listen_address));
+    let written = root.take_list("grpc", text(|text| access::within(listen_address(text)?, reach)));
+    let far = overrides.grpc.iter().find_map(|address| access::within(address.clone(), reach).err());
+    root.reject("grpc", far.map(|expected| format!("expected {expected}")));
     let default_socket = || match &environment.xdg_runtime_dir {
         _ if environment.is_root => PathBuf::from(defaults::ROOT_SOCKET),
         Some(runtime) => runtime.join("handsd/handsd.sock"),
@@ -233,7 +243,7 @@ fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value<'_>) -> Result<D
     }
 }
 
-fn directory(text: &str) -> Result<PathBuf, String> {
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
     let usable = text.starts_with('/') && !text.contains('\0');
     if usable { Ok(PathBuf::from(text)) } else { Err("an absolute path".to_owned()) }
 }

@@ -9,8 +9,8 @@ impl Config {
     /// same configuration.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        [self.listening(), self.log(), self.sandbox(), self.run(), self.image(), self.engine(), self.docker()]
-            .join("\n")
+        let (listening, tables) = (self.listening(), [self.log(), self.sandbox(), self.run(), self.image()]);
+        [&[listening][..], &tables, &[self.engine(), self.docker(), self.limits(), self.access()]].concat().join("\n")
     }
 
     fn listening(&self) -> String {
@@ -20,7 +20,7 @@ impl Config {
             "\
 # Where all state is kept: images, sandboxes, output.
 state_dir = {state_dir}
-# Where gRPC is served: \"unix:/path\" or a loopback address. Whoever can connect commands every sandbox.
+# Where gRPC is served: \"unix:/path\" or an address; without [tls] a loopback one. See [auth] for who may call.
 grpc = [{grpc}]
 # Where /livez and /readyz are served: a loopback address, or \"off\".
 http = {http}
@@ -190,12 +190,12 @@ fn duration(duration: Duration) -> String {
     text(&units::format_duration(duration))
 }
 
-fn limit(bound: Option<String>) -> String {
+pub(super) fn limit(bound: Option<String>) -> String {
     bound.unwrap_or_else(|| text("unlimited"))
 }
 
 /// A basic string of TOML.
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for letter in text.chars() {

@@ -114,6 +114,35 @@ impl<'de> Section<'_, 'de> {
         value
     }
 
+    /// Reads each table of the array `key`; a missing one is as good as an empty one.
+    pub(super) fn sections<T>(&mut self, key: &'static str, read: impl Fn(&mut Section<'_, 'de>) -> T) -> Vec<T> {
+        let Some(mut value) = self.remove(key) else { return Vec::new() };
+        let span = value.span;
+        let ValueInner::Array(items) = value.take() else {
+            self.report(key, Some(span), format!("expected tables, each headed [[{}{key}]]", self.path));
+            return Vec::new();
+        };
+        let mut sections = Vec::with_capacity(items.len());
+        for (index, mut item) in items.into_iter().enumerate() {
+            if item.as_table().is_none() {
+                self.report(key, Some(item.span), unexpected("a table", &item));
+                continue;
+            }
+            let mut child = Section {
+                path: format!("{}{key}[{index}].", self.path),
+                table: table(&mut item),
+                known: Vec::new(),
+                whole: self.whole,
+                sound: self.whole,
+                faults: self.faults,
+                lines: self.lines,
+            };
+            sections.push(read(&mut child));
+            child.finish();
+        }
+        sections
+    }
+
     /// Takes a key; `None` if it is not there or `read` refuses its value. `read` says what it expected.
     pub(super) fn take<T>(
         &mut self,

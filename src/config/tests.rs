@@ -116,6 +116,13 @@ network_mode = 'bridge'
 pull = 'never'
 user_namespace = 'host'
 credentials = '/etc/handsd/docker.json'
+[limits]
+connections = 4
+calls = 3
+calls_per_client = 2
+calls_per_second = 1
+[auth]
+audit = '/audit'
 ";
     let config = Config::parse(text, &root()).unwrap();
     let expected = Config {
@@ -123,6 +130,12 @@ credentials = '/etc/handsd/docker.json'
         grpc: vec!["unix:/state/socket".parse().unwrap(), "[::1]:1".parse().unwrap()],
         http: None,
         log: LogConfig { filter: "warn,handsd::engine=debug".to_owned(), format: LogFormat::Json },
+        auth: AuthConfig { clients: Vec::new(), audit: Some("/audit".into()) },
+        tls: None,
+        limits: LimitsConfig {
+            connections: 4,
+            calls: crate::auth::rate::Limits { calls: 3, calls_per_client: 2, rate: Some(1) },
+        },
         sandbox: SandboxDefaults {
             image: "debian:12".to_owned(),
             memory: Some(512 << 20),
@@ -177,8 +190,8 @@ kind = 'podman'
     let faults = faults(text);
     let expected = [
         "1:1: statedir: unknown key; did you mean \"state_dir\"?",
-        "2:10: grpc: expected \"unix:\" and an absolute path, or a loopback address like \"127.0.0.1:7420\", found \"unix:socket\"",
-        "2:25: grpc: expected a loopback address: there is no TLS",
+        "2:10: grpc: expected \"unix:\" and an absolute path, or an address like \"127.0.0.1:7420\", found \"unix:socket\"",
+        "2:25: grpc: expected a loopback address (beyond loopback it takes [tls]), found \"0.0.0.0:7420\"",
         "3:8: http: expected text, found 7421",
         "5:11: run.timeout: expected a duration like \"90s\" or \"10m\", from 1s to 30days, found 300",
         "6:15: run.output_cap: expected a size like \"512MiB\" or a number of bytes, from 64KiB to 1024TiB, found \"1K\"",

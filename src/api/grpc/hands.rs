@@ -4,6 +4,7 @@ use futures_util::{StreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::ReplyStream;
+use super::doors::Doors;
 use crate::api::convert::{self, Deadlines, InputAction};
 use crate::api::proto::hands_server::Hands as Service;
 use crate::api::proto::{
@@ -14,13 +15,12 @@ use crate::api::proto::{
 };
 use crate::api::status::Fault;
 use crate::hands::files::{DEFAULT_DIRECTORY_MODE, ReadPart};
-use crate::hands::{Events, Hands, Input, Run};
-use crate::ids::SandboxId;
-use crate::sandbox::{Lease, Sandboxes};
+use crate::hands::{Events, Input, Run};
+use crate::sandbox::Sandboxes;
 
 /// The service.
 pub struct HandsService {
-    sandboxes: Sandboxes,
+    doors: Doors,
     deadlines: Deadlines,
 }
 
@@ -28,27 +28,7 @@ impl HandsService {
     /// Serves the hands of these sandboxes.
     #[must_use]
     pub fn new(sandboxes: Sandboxes, deadlines: Deadlines) -> Self {
-        Self { sandboxes, deadlines }
-    }
-
-    /// To look at: a sandbox that sleeps goes on sleeping.
-    fn hands(&self, id: &SandboxId) -> Result<Hands, Fault> {
-        Ok(self.sandboxes.get(id)?.hands()?)
-    }
-
-    /// To use: the sandbox is awake as long as the lease is held.
-    async fn awake(&self, id: &SandboxId) -> Result<(Hands, Lease), Fault> {
-        Ok(self.sandboxes.get(id)?.awake().await?)
-    }
-
-    async fn awake_by(&self, id: &str) -> Result<(Hands, Lease), Fault> {
-        self.awake(&convert::sandbox_id(id)?).await
-    }
-
-    fn run(&self, sandbox: &str, run: &str) -> Result<(Hands, Run), Fault> {
-        let hands = self.hands(&convert::sandbox_id(sandbox)?)?;
-        let run = hands.run(&convert::run_id(run)?)?;
-        Ok((hands, run))
+        Self { doors: Doors::new(sandboxes), deadlines }
     }
 }
 
@@ -73,26 +53,28 @@ impl Service for HandsService {
     type ReadStream = ReplyStream<ReadResponse>;
 
     async fn bash(&self, request: Request<BashRequest>) -> Result<Response<Self::BashStream>, Status> {
-        let (sandbox, command, key) = convert::command(request.into_inner(), self.deadlines)?;
-        let (hands, lease) = self.awake(&sandbox).await?;
+        let (door, request) = self.doors.enter(request)?;
+        let (sandbox, command, key) = convert::command(request, self.deadlines)?;
+        let (hands, lease) = door.awake(&sandbox).await?;
         let run = hands.start(command, key, Some(lease)).await.map_err(Fault::from)?;
+        door.has_started(&run);
         events(run, 0)
     }
 
     async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<Self::AttachStream>, Status> {
-        let request = request.into_inner();
-        let (_, run) = self.run(&request.sandbox_id, &request.run_id)?;
+        let (door, request) = self.doors.enter(request)?;
+        let (_, run) = door.run(&request.sandbox_id, &request.run_id)?;
         events(run, request.cursor)
     }
 
     async fn input(&self, request: Request<Streaming<InputRequest>>) -> Result<Response<InputResponse>, Status> {
-        let mut messages = request.into_inner();
+        let (door, mut messages) = self.doors.enter(request)?;
         let mut target = None;
         let mut bytes = 0;
         while let Some(message) = messages.message().await? {
             let (hands, run) = match &target {
                 Some(target) => target,
-                None => target.insert(self.run(&message.sandbox_id, &message.run_id)?),
+                None => target.insert(door.run(&message.sandbox_id, &message.run_id)?),
             };
             match convert::input(message.input)? {
                 None => {}
@@ -111,37 +93,38 @@ impl Service for HandsService {
     }
 
     async fn list_runs(&self, request: Request<ListRunsRequest>) -> Result<Response<ListRunsResponse>, Status> {
-        let id = convert::sandbox_id(&request.get_ref().sandbox_id)?;
-        let runs = self.hands(&id)?.runs();
+        let (door, request) = self.doors.enter(request)?;
+        let id = convert::sandbox_id(&request.sandbox_id)?;
+        let runs = door.hands(&id)?.runs();
         let runs = runs.iter().filter_map(|run| convert::run(&id, run)).collect();
         Ok(Response::new(ListRunsResponse { runs }))
     }
 
     async fn get_run(&self, request: Request<GetRunRequest>) -> Result<Response<RunMessage>, Status> {
-        let request = request.into_inner();
+        let (door, request) = self.doors.enter(request)?;
         let id = convert::sandbox_id(&request.sandbox_id)?;
-        let run = self.hands(&id)?.run(&convert::run_id(&request.run_id)?).map_err(Fault::from)?;
+        let (_, run) = door.run(&request.sandbox_id, &request.run_id)?;
         let message = convert::run(&id, &run);
         Ok(Response::new(message.ok_or_else(|| Fault::from(crate::hands::RunError::NotFound(run.id().clone())))?))
     }
 
     async fn kill_run(&self, request: Request<KillRunRequest>) -> Result<Response<KillRunResponse>, Status> {
-        let request = request.into_inner();
-        let (hands, run) = self.run(&request.sandbox_id, &request.run_id)?;
+        let (door, request) = self.doors.enter(request)?;
+        let (hands, run) = door.run(&request.sandbox_id, &request.run_id)?;
         if request.signal != 0 {
             let signal = convert::signal(request.signal)?;
             hands.signal(&run, signal).await.map_err(Fault::from)?;
             return Ok(Response::new(KillRunResponse { exited: None }));
         }
-        let grace = convert::grace(request.grace, self.sandboxes.defaults().runs.kill_grace)?;
+        let grace = convert::grace(request.grace, self.doors.defaults().runs.kill_grace)?;
         let exited = run.cancel(grace).await.map_err(Fault::from)?;
         Ok(Response::new(KillRunResponse { exited: Some(convert::exited(exited)) }))
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let request = request.into_inner();
+        let (door, request) = self.doors.enter(request)?;
         let range = convert::read_range(&request)?;
-        let (hands, lease) = self.awake_by(&request.sandbox_id).await?;
+        let (hands, lease) = door.awake_by(&request.sandbox_id).await?;
         let path = convert::path("path", request.path)?;
         let reading = hands.files().read(&path, range).await.map_err(Fault::from)?;
         let stat = read_response::Part::Stat(convert::file_info(&reading.info));
@@ -165,13 +148,13 @@ impl Service for HandsService {
     }
 
     async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
-        let mut messages = request.into_inner();
+        let (door, mut messages) = self.doors.enter(request)?;
         let first = messages.message().await?.and_then(|message| message.part);
         let Some(write_request::Part::Header(header)) = first else {
             return Err(Fault::argument("header", "must come first").into());
         };
         let (sandbox, options) = convert::write_options(header)?;
-        let (hands, _lease) = self.awake(&sandbox).await?;
+        let (hands, _lease) = door.awake(&sandbox).await?;
         let mut writing = hands.files().write(options).await.map_err(Fault::from)?;
         while let Some(message) = messages.message().await? {
             match message.part {
@@ -188,16 +171,17 @@ impl Service for HandsService {
     }
 
     async fn ls(&self, request: Request<LsRequest>) -> Result<Response<LsResponse>, Status> {
-        let (sandbox, options) = convert::list_options(request.into_inner())?;
-        let (hands, _lease) = self.awake(&sandbox).await?;
+        let (door, request) = self.doors.enter(request)?;
+        let (sandbox, options) = convert::list_options(request)?;
+        let (hands, _lease) = door.awake(&sandbox).await?;
         let page = hands.files().list(options).await.map_err(Fault::from)?;
         let entries = page.entries.iter().map(convert::file_info).collect();
         Ok(Response::new(LsResponse { entries, next_page_token: page.next_page_token.unwrap_or_default() }))
     }
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<FileInfo>, Status> {
-        let request = request.into_inner();
-        let (hands, _lease) = self.awake_by(&request.sandbox_id).await?;
+        let (door, request) = self.doors.enter(request)?;
+        let (hands, _lease) = door.awake_by(&request.sandbox_id).await?;
         let path = convert::path("path", request.path)?;
         let files = hands.files();
         let info = if request.follow { files.stat_target(&path).await } else { files.stat(&path).await };
@@ -205,8 +189,8 @@ impl Service for HandsService {
     }
 
     async fn mkdir(&self, request: Request<MkdirRequest>) -> Result<Response<FileInfo>, Status> {
-        let request = request.into_inner();
-        let (hands, _lease) = self.awake_by(&request.sandbox_id).await?;
+        let (door, request) = self.doors.enter(request)?;
+        let (hands, _lease) = door.awake_by(&request.sandbox_id).await?;
         let path = convert::path("path", request.path)?;
         let mode = convert::mode(request.mode.unwrap_or(DEFAULT_DIRECTORY_MODE))?;
         let files = hands.files();
@@ -215,8 +199,8 @@ impl Service for HandsService {
     }
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
-        let request = request.into_inner();
-        let (hands, _lease) = self.awake_by(&request.sandbox_id).await?;
+        let (door, request) = self.doors.enter(request)?;
+        let (hands, _lease) = door.awake_by(&request.sandbox_id).await?;
         let path = convert::path("path", request.path)?;
         let files = hands.files();
         let removed = if request.recursive { files.remove_all(&path).await } else { files.remove(&path).await };
@@ -225,8 +209,8 @@ impl Service for HandsService {
     }
 
     async fn rename(&self, request: Request<RenameRequest>) -> Result<Response<FileInfo>, Status> {
-        let request = request.into_inner();
-        let (hands, _lease) = self.awake_by(&request.sandbox_id).await?;
+        let (door, request) = self.doors.enter(request)?;
+        let (hands, _lease) = door.awake_by(&request.sandbox_id).await?;
         let (from, to) = (convert::path("from", request.from)?, convert::path("to", request.to)?);
         let files = hands.files();
         let info = if request.replace { files.rename_over(&from, &to).await } else { files.rename(&from, &to).await };

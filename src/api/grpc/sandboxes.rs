@@ -4,6 +4,7 @@ use futures_util::stream;
 use tonic::{Request, Response, Status};
 
 use super::ReplyStream;
+use super::doors::Doors;
 use crate::api::convert;
 use crate::api::proto::sandboxes_server::Sandboxes as Service;
 use crate::api::proto::{
@@ -12,22 +13,18 @@ use crate::api::proto::{
     WakeSandboxRequest, WatchSandboxRequest,
 };
 use crate::api::status::Fault;
-use crate::sandbox::{Sandbox, SandboxError, Sandboxes};
+use crate::sandbox::{Sandbox, Sandboxes};
 
 /// The service.
 pub struct SandboxesService {
-    sandboxes: Sandboxes,
+    doors: Doors,
 }
 
 impl SandboxesService {
     /// Serves these sandboxes.
     #[must_use]
     pub fn new(sandboxes: Sandboxes) -> Self {
-        Self { sandboxes }
-    }
-
-    fn find(&self, id: &str) -> Result<Sandbox, Fault> {
-        Ok(self.sandboxes.get(&convert::sandbox_id(id)?)?)
+        Self { doors: Doors::new(sandboxes) }
     }
 }
 
@@ -41,26 +38,28 @@ impl Service for SandboxesService {
     type WatchStream = ReplyStream<Message>;
 
     async fn create(&self, request: Request<CreateSandboxRequest>) -> Result<Response<Message>, Status> {
-        let (wish, key) = convert::wish(request.into_inner())?;
-        Ok(answer(&self.sandboxes.create(wish, key).await.map_err(Fault::from)?))
+        let (door, request) = self.doors.enter(request)?;
+        let (wish, key) = convert::wish(request)?;
+        Ok(answer(&door.create(wish, key).await?))
     }
 
     async fn get(&self, request: Request<GetSandboxRequest>) -> Result<Response<Message>, Status> {
-        Ok(answer(&self.find(&request.get_ref().sandbox_id)?))
+        let (door, request) = self.doors.enter(request)?;
+        Ok(answer(&door.find(&request.sandbox_id)?))
     }
 
     async fn list(&self, request: Request<ListSandboxesRequest>) -> Result<Response<ListSandboxesResponse>, Status> {
-        let request = request.into_inner();
+        let (door, request) = self.doors.enter(request)?;
         let (after, limit) = convert::sandbox_page(&request)?;
-        let (page, more) = self.sandboxes.list(after.as_ref(), limit, &request.labels);
+        let (page, more) = door.list(after.as_ref(), limit, &request.labels)?;
         let last = page.last().filter(|_| more).map(|sandbox| sandbox.profile().id.to_string());
         let sandboxes = page.iter().map(|sandbox| convert::sandbox(sandbox, &sandbox.snapshot())).collect();
         Ok(Response::new(ListSandboxesResponse { sandboxes, next_page_token: last.unwrap_or_default() }))
     }
 
     async fn watch(&self, request: Request<WatchSandboxRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let request = request.into_inner();
-        let sandbox = self.find(&request.sandbox_id)?;
+        let (door, request) = self.doors.enter(request)?;
+        let sandbox = door.find(&request.sandbox_id)?;
         // The first generation is 1, so that 0 has seen none.
         let messages = stream::unfold(Some(request.after_generation), move |seen| {
             let sandbox = sandbox.clone();
@@ -74,26 +73,29 @@ impl Service for SandboxesService {
     }
 
     async fn hibernate(&self, request: Request<HibernateSandboxRequest>) -> Result<Response<Message>, Status> {
-        let sandbox = self.find(&request.get_ref().sandbox_id)?;
-        sandbox.hibernate(convert::tier(request.get_ref().tier)?).await.map_err(Fault::from)?;
+        let (door, request) = self.doors.enter(request)?;
+        let sandbox = door.find(&request.sandbox_id)?;
+        sandbox.hibernate(convert::tier(request.tier)?).await.map_err(Fault::from)?;
         Ok(answer(&sandbox))
     }
 
     async fn wake(&self, request: Request<WakeSandboxRequest>) -> Result<Response<Message>, Status> {
-        let sandbox = self.find(&request.get_ref().sandbox_id)?;
+        let (door, request) = self.doors.enter(request)?;
+        let sandbox = door.find(&request.sandbox_id)?;
         sandbox.wake().await.map_err(Fault::from)?;
         Ok(answer(&sandbox))
     }
 
     async fn touch(&self, request: Request<TouchSandboxRequest>) -> Result<Response<Message>, Status> {
-        let sandbox = self.find(&request.get_ref().sandbox_id)?;
+        let (door, request) = self.doors.enter(request)?;
+        let sandbox = door.find(&request.sandbox_id)?;
         sandbox.touch();
         Ok(answer(&sandbox))
     }
 
     async fn set_limits(&self, request: Request<SetLimitsRequest>) -> Result<Response<Message>, Status> {
-        let request = request.into_inner();
-        let sandbox = self.find(&request.sandbox_id)?;
+        let (door, request) = self.doors.enter(request)?;
+        let sandbox = door.find(&request.sandbox_id)?;
         let limits = convert::limits(&request.limits.unwrap_or_default())?;
         sandbox.set_limits(limits).await.map_err(Fault::from)?;
         Ok(answer(&sandbox))
@@ -103,14 +105,11 @@ impl Service for SandboxesService {
         &self,
         request: Request<DestroySandboxRequest>,
     ) -> Result<Response<DestroySandboxResponse>, Status> {
-        // One that is gone, or never was, is as destroyed as can be.
-        let id = match convert::sandbox_id(&request.get_ref().sandbox_id) {
-            Err(fault) if fault.is_not_found() => return Ok(Response::new(DestroySandboxResponse {})),
-            id => id?,
-        };
-        match self.sandboxes.get(&id) {
-            Err(SandboxError::NotFound(_)) => {}
-            sandbox => sandbox.map_err(Fault::from)?.destroy().await.map_err(Fault::from)?,
+        let (door, request) = self.doors.enter(request)?;
+        match door.find(&request.sandbox_id) {
+            // One that is gone, or never was, is as destroyed as can be.
+            Err(fault) if fault.is_not_found() => {}
+            sandbox => sandbox?.destroy().await.map_err(Fault::from)?,
         }
         Ok(Response::new(DestroySandboxResponse {}))
     }
