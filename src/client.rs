@@ -1,13 +1,17 @@
 //! Connecting to a node: its address, and clients with the limits that the node counts on.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::{Request, Status};
 
 use crate::api::proto::hands_client::HandsClient;
 use crate::api::proto::node_client::NodeClient;
@@ -35,11 +39,13 @@ pub enum Address {
     Unix(PathBuf),
     /// `host:port`, spoken to without TLS.
     Tcp(String),
+    /// `host:port`, with TLS.
+    Tls(String),
 }
 
 /// The text is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{text}\" is no address: expected unix:/path, /path, http://host:port or host:port")]
+#[error("\"{text}\" is no address: expected unix:/path, /path, http://host:port, https://host:port or host:port")]
 pub struct AddressError {
     /// What was given.
     pub text: String,
@@ -48,20 +54,22 @@ pub struct AddressError {
 impl FromStr for Address {
     type Err = AddressError;
 
-    /// Accepts `unix:/path`, `unix:///path`, `/path`, `http://host:port` and `host:port`.
+    /// Accepts `unix:/path`, `unix:///path`, `/path`, `http://host:port`, `https://host:port` and `host:port`.
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let error = || AddressError { text: text.to_owned() };
         let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
         if path.starts_with('/') {
             return Ok(Self::Unix(PathBuf::from(path)));
         }
-        let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let (scheme, authority) = text.split_once("://").unwrap_or(("http", text));
+        let authority = authority.trim_end_matches('/');
         let uri: Uri = format!("http://{authority}").parse().map_err(|_| error())?;
         let plain = uri.path() == "/" && uri.query().is_none();
-        if plain && uri.port_u16().is_some() && uri.host().is_some_and(|host| !host.is_empty()) {
-            Ok(Self::Tcp(authority.to_owned()))
-        } else {
-            Err(error())
+        let is_whole = plain && uri.port_u16().is_some() && uri.host().is_some_and(|host| !host.is_empty());
+        match scheme {
+            "http" if is_whole => Ok(Self::Tcp(authority.to_owned())),
+            "https" if is_whole => Ok(Self::Tls(authority.to_owned())),
+            _ => Err(error()),
         }
     }
 }
@@ -71,7 +79,35 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
             Self::Tcp(authority) => write!(formatter, "http://{authority}"),
+            Self::Tls(authority) => write!(formatter, "https://{authority}"),
         }
+    }
+}
+
+/// A connection, and what proves on each call who makes it.
+pub type Channel = InterceptedService<tonic::transport::Channel, Bearer>;
+
+/// What a client shows of itself. Files are in PEM.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// The roots that sign the node's certificate; needed for TLS.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// A token.
+    pub token: Option<String>,
+}
+
+/// Shows the token on each call, if there is one.
+#[derive(Clone)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
     }
 }
 
@@ -87,14 +123,53 @@ pub enum ClientError {
         #[source]
         source: tonic::transport::Error,
     },
+    /// TLS without roots trusts nobody.
+    #[error("connecting to {address} takes the certificate of the CA that signed the node's")]
+    NoCa {
+        /// Where it was tried.
+        address: Address,
+    },
+    /// A file of the credentials.
+    #[error("reading {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The token holds what no header can.
+    #[error("the token holds other than visible ASCII characters")]
+    Token,
+}
+
+/// Connects to the node at `address` and shows nothing.
+///
+/// # Errors
+/// As [`connect_with`].
+pub async fn connect(address: &Address) -> Result<Channel, ClientError> {
+    connect_with(address, &Credentials::default()).await
 }
 
 /// Connects to the node at `address`. The channel connects again by itself, at the next request after a break.
 ///
 /// # Errors
-///
-/// [`ClientError::Connect`] if the first connection fails or takes longer than five seconds.
-pub async fn connect(address: &Address) -> Result<Channel, ClientError> {
+/// [`ClientError::Connect`] if the first connection fails or takes longer than five seconds; the others if the credentials
+/// cannot be used.
+pub async fn connect_with(address: &Address, credentials: &Credentials) -> Result<Channel, ClientError> {
+    let token = credentials.token.as_ref().map(|token| format!("Bearer {token}").parse());
+    let mut token: Option<MetadataValue<Ascii>> = token.transpose().map_err(|_| ClientError::Token)?;
+    if let Some(token) = &mut token {
+        token.set_sensitive(true);
+    }
+    let channel = connect_transport(address, credentials).await?;
+    Ok(InterceptedService::new(channel, Bearer(token)))
+}
+
+async fn connect_transport(
+    address: &Address,
+    credentials: &Credentials,
+) -> Result<tonic::transport::Channel, ClientError> {
     let failed = |source| ClientError::Connect { address: address.clone(), source };
     match address {
         Address::Unix(path) => {
@@ -108,8 +183,16 @@ pub async fn connect(address: &Address) -> Result<Channel, ClientError> {
         }
         Address::Tcp(authority) => {
             let endpoint = endpoint(&format!("http://{authority}")).map_err(failed)?;
-            let endpoint = endpoint.http2_keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
-            endpoint.connect().await.map_err(failed)
+            remote(endpoint).connect().await.map_err(failed)
+        }
+        Address::Tls(authority) => {
+            let Some(ca) = &credentials.ca else { return Err(ClientError::NoCa { address: address.clone() }) };
+            let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+            if let Some((certificate, key)) = &credentials.identity {
+                tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+            }
+            let endpoint = endpoint(&format!("https://{authority}")).map_err(failed)?;
+            remote(endpoint).tls_config(tls).map_err(failed)?.connect().await.map_err(failed)
         }
     }
 }
@@ -130,6 +213,15 @@ pub fn sandboxes(channel: Channel) -> SandboxesClient<Channel> {
 #[must_use]
 pub fn node(channel: Channel) -> NodeClient<Channel> {
     NodeClient::new(channel).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
+}
+
+/// Notices that the node vanished.
+fn remote(endpoint: Endpoint) -> Endpoint {
+    endpoint.http2_keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
+    std::fs::read(path).map_err(|source| ClientError::Read { path: path.to_owned(), source })
 }
 
 fn endpoint(uri: &str) -> Result<Endpoint, tonic::transport::Error> {
@@ -162,16 +254,24 @@ mod tests {
             assert_eq!(parse(text), Ok(Address::Tcp("127.0.0.1:7420".to_owned())), "{text}");
         }
         assert_eq!(parse("[::1]:7420"), Ok(Address::Tcp("[::1]:7420".to_owned())));
-        for text in
-            ["", "localhost", "http://localhost", "https://localhost:1", "unix:", "unix:relative", "a:1/x", ":1"]
-        {
+        for text in [
+            "",
+            "localhost",
+            "http://localhost",
+            "https://localhost",
+            "ftp://a:1",
+            "unix:",
+            "unix:relative",
+            "a:1/x",
+            ":1",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn an_address_is_written_as_it_can_be_read() {
-        for text in ["unix:/run/h.sock", "http://node-3:7420"] {
+        for text in ["unix:/run/h.sock", "http://node-3:7420", "https://node-3:7420"] {
             assert_eq!(parse(text).map(|address| address.to_string()), Ok(text.to_owned()));
         }
     }

@@ -303,7 +303,7 @@ async fn messages_out_of_order_or_too_long_are_refused() {
 }
 
 /// A client that would send messages longer than the daemon takes.
-fn sandbox_client(daemon: &Daemon) -> handsd::api::proto::hands_client::HandsClient<tonic::transport::Channel> {
+fn sandbox_client(daemon: &Daemon) -> handsd::api::proto::hands_client::HandsClient<handsd::client::Channel> {
     daemon.hands().max_encoding_message_size(64 * MIB)
 }
 

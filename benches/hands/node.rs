@@ -12,12 +12,11 @@ use handsd::api::proto::sandboxes_client::SandboxesClient;
 use handsd::api::proto::{
     BashRequest, CreateSandboxRequest, DestroySandboxRequest, Exited, NodeInfo, NodeInfoRequest, run_event,
 };
-use handsd::client::{self, Address};
+use handsd::client::{self, Address, Channel};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::time::sleep;
-use tonic::transport::Channel;
 
 use crate::Engine;
 use crate::docker::IMAGE;

@@ -12,9 +12,8 @@ use handsd::api::proto::{
     AttachRequest, BashRequest, CreateSandboxRequest, DestroySandboxRequest, LsRequest, ReadRequest, WriteHeader,
     WriteRequest,
 };
-use handsd::client::{self, Address};
+use handsd::client::{self, Address, Channel};
 use sha2::{Digest, Sha256};
-use tonic::transport::Channel;
 
 use super::follow::{Follower, Received, ending, refused};
 use super::timeline::{Step, Timeline};

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::node_client::NodeClient;
 use handsd::api::proto::sandboxes_client::SandboxesClient;
-use handsd::client::{self, Address};
-use tonic::transport::Channel;
+use handsd::client::{self, Address, Channel};
 
 use super::sandbox::Sandbox;
 use super::{LOOK_AGAIN, SOON, eventually, leftovers, process};

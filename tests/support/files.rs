@@ -7,7 +7,7 @@ use handsd::api::proto::{
     FileInfo, LsRequest, LsResponse, MkdirRequest, ReadEnd, ReadRequest, ReadResponse, RemoveRequest, RenameRequest,
     StatRequest, WriteHeader, WriteRequest, WriteResponse, write_request,
 };
-use tonic::transport::Channel;
+use handsd::client::Channel;
 use tonic::{Status, Streaming};
 
 use super::{Daemon, Sandbox};

@@ -9,8 +9,8 @@ use handsd::api::proto::{
     AttachRequest, BashRequest, CreateSandboxRequest, DestroySandboxRequest, GetRunRequest, GetSandboxRequest,
     InputRequest, InputResponse, KillRunRequest, KillRunResponse, ListRunsRequest, Run, Sandbox as SandboxMessage,
 };
+use handsd::client::Channel;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use super::daemon::Daemon;
 use super::run::{Outcome, Running};

@@ -8,10 +8,10 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context as _, bail};
 use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::{FileInfo, FileType, LsRequest, MkdirRequest, ReadRequest, StatRequest, WriteHeader};
+use handsd::client::Channel;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tempfile::NamedTempFile;
-use tonic::transport::Channel;
 
 use crate::args::Place;
 use crate::events::Format;

@@ -8,11 +8,11 @@ use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::hands_server::{Hands, HandsServer};
 use handsd::api::proto::run_event::Event;
 use handsd::api::proto::*;
+use handsd::client::Channel;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 

@@ -9,9 +9,9 @@ use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::{
     FileInfo, FileType, LsRequest, MkdirRequest, ReadRequest, RemoveRequest, RenameRequest, StatRequest, WriteHeader,
 };
+use handsd::client::Channel;
 use indicatif::ProgressBar;
 use serde_json::json;
-use tonic::transport::Channel;
 
 use crate::args::Lines;
 use crate::events::Format;

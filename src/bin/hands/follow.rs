@@ -13,7 +13,7 @@ use bytes::Buf as _;
 use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::run_event::Event;
 use handsd::api::proto::{AttachRequest, BashRequest, RunEvent};
-use tonic::transport::Channel;
+use handsd::client::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::errors;

@@ -8,11 +8,11 @@ use bytes::BytesMut;
 use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::input_request::Input;
 use handsd::api::proto::{Eof, InputRequest, Resize};
+use handsd::client::Channel;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 use crate::{errors, terminal};
 

@@ -25,8 +25,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::node_client::NodeClient;
 use handsd::api::proto::sandboxes_client::SandboxesClient;
-use handsd::client::{self, Address};
-use tonic::transport::Channel;
+use handsd::client::{self, Address, Channel, Credentials};
 
 use crate::events::Format;
 
@@ -54,15 +53,40 @@ Exit code: 0, or 125 if hands failed, with one line on stderr that ends with the
 have the exit code of the command; see `hands bash --help`."
 )]
 struct Cli {
-    /// The node: unix:/path or http://host:port [default: /run/handsd/handsd.sock, $XDG_RUNTIME_DIR/handsd/handsd.sock,
+    /// The node: unix:/path, http://host:port or https://host:port [default: /run/handsd/handsd.sock, $XDG_RUNTIME_DIR/handsd/handsd.sock,
     /// http://127.0.0.1:7420, whichever is there first]
     #[arg(long, global = true, env = "HANDS_ADDR", hide_env_values = true, value_name = "ADDRESS")]
     addr: Option<Address>,
+    #[command(flatten)]
+    credentials: CredentialArgs,
     /// Print JSON: one document, or an object a line where there is a stream
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
     command: Command,
+}
+
+/// What proves to the node who calls.
+#[derive(Debug, clap::Args)]
+struct CredentialArgs {
+    /// Certificate, in PEM, of the CA that signed the node's; needed for https
+    #[arg(long, global = true, env = "HANDS_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Certificate of the client, in PEM
+    #[arg(long, global = true, env = "HANDS_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Key of the client's certificate, in PEM
+    #[arg(long, global = true, env = "HANDS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Token; others on this machine can see it here, so that the environment is the better place
+    #[arg(long, global = true, env = "HANDS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+impl From<CredentialArgs> for Credentials {
+    fn from(args: CredentialArgs) -> Self {
+        Self { ca: args.tls_ca, identity: args.tls_cert.zip(args.tls_key), token: args.token }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -158,7 +182,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         default_address(runtime.as_deref(), |path| path.exists())
     });
     let format = if cli.json { Format::Json } else { Format::Text };
-    let context = Context { channel: client::connect(&address).await?, format };
+    let context = Context { channel: client::connect_with(&address, &cli.credentials.into()).await?, format };
     match cli.command {
         Command::Bash(args) => return runs::bash(&context, args).await,
         Command::Attach(args) => return runs::attach(&context, args).await,

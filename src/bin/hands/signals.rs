@@ -3,9 +3,9 @@
 use anyhow::Context as _;
 use handsd::api::proto::KillRunRequest;
 use handsd::api::proto::hands_client::HandsClient;
+use handsd::client::Channel;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tonic::transport::Channel;
 
 use crate::{errors, terminal};
 

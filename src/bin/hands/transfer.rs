@@ -8,13 +8,13 @@ use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::read_response::Part;
 use handsd::api::proto::write_request::Part as WritePart;
 use handsd::api::proto::{FileInfo, ReadEnd, ReadRequest, WriteHeader, WriteRequest, WriteResponse};
+use handsd::client::Channel;
 use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 /// Sent at a time. The node takes up to 1 MiB a message.
 const CHUNK: usize = 256 << 10;
