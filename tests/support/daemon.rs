@@ -92,6 +92,11 @@ impl Daemon {
 
     /// The TCP address that it chose, as `127.0.0.1:port`.
     pub fn tcp_address(&self) -> String {
+        // It says so once all listen, which may be after this socket does.
+        let until = Instant::now() + SOON;
+        while !self.log().contains("127.0.0.1:") && Instant::now() < until {
+            std::thread::park_timeout(LOOK_AGAIN);
+        }
         let log = self.log();
         let start = log.rfind("127.0.0.1:").expect("it says where it listens");
         log[start..].split(|c: char| c.is_whitespace() || c == '\x1b').next().unwrap_or_default().to_owned()
@@ -164,6 +169,20 @@ impl Daemon {
     /// A sandbox with the defaults.
     pub async fn sandbox(&self) -> Sandbox {
         Sandbox::create(self, Default::default()).await.expect("a sandbox")
+    }
+
+    /// Writes another configuration and has it read; what the daemon says to it.
+    pub async fn reconfigure(&self, config: &str) -> String {
+        fs::write(self.directory.path().join("handsd.toml"), config).expect("the configuration");
+        let before = self.log().len();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).expect("process ids are small"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).expect("it is ours");
+        eventually(SOON, || async {
+            let log = self.log();
+            let said = log[before..].lines().find(|line| line.contains("the configuration "));
+            said.map(str::to_owned).ok_or_else(|| "it says nothing".to_owned())
+        })
+        .await
     }
 
     /// Kills it at once, with nothing said.

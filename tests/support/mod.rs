@@ -5,6 +5,7 @@
 //! | `daemon` | [`Daemon`]: starts it, stops it, looks whether it left anything |
 //! | `sandbox` | [`Sandbox`]: a sandbox in it, and commands in that |
 //! | `run` | [`Running`], [`Outcome`]: a run's events, which are held to their contract as they come |
+//! | `certificates` | an authority and what it signs |
 //! | `disk` | [`Disk`]: a small disk of its own |
 //! | `files` | [`Files`]: the files of a sandbox |
 //! | `leftovers` | what a daemon can leave behind, and how it is removed |
@@ -24,6 +25,7 @@ pub use files::Files;
 pub use run::{Outcome, Running};
 pub use sandbox::{Sandbox, argv, shell};
 
+pub mod certificates;
 mod daemon;
 mod disk;
 pub mod files;
