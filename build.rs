@@ -34,6 +34,8 @@ mod daemon {
             .bytes(".hands.v1.ReadResponse.data")
             .bytes(".hands.v1.WriteRequest.data")
             .bytes(".hands.v1.InputRequest.data")
+            .bytes(".hands.v1.ForwardRequest.data")
+            .bytes(".hands.v1.ForwardResponse.data")
             .btree_map(".")
             .compile_fds(compiler.file_descriptor_set())
             .expect("the protobufs generate");

@@ -25,11 +25,11 @@
 //!        api        grpc/ http      decode, call a handle, encode
 //!         │
 //!      sandbox                      lifecycle: one task per sandbox owns its state
-//!     ┌───┴────┬────────┐
-//!   hands    engine   store         runs and files · containers · SQLite (one writer)
-//!     │        │
-//!     │      image                  from a reference to directories that can be stacked
-//!     └───┬────┘
+//!     ┌───┴────┬─────────┬───────┐
+//!   hands    engine   network  store  runs and files · containers · what it reaches, and how it is reached · SQLite
+//!     │        │         │
+//!     │      image       │            from a reference to directories that can be stacked
+//!     └───┬────┴─────────┘
 //!       guest                       wire, client, and the agent that is PID 1
 //! ```
 //!
@@ -53,6 +53,7 @@
 //! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`) |
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), what the next daemon has to know of it (`journal`) and does with it (`resume`), files (`files`) |
 //! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process and jail; `docker` |
+//! | [`network`] | connections to ports of a sandbox (`dial`), which there are (`ports`) |
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
 //! | [`store`] | what outlives the daemon, in SQLite: sandboxes and the events of the node; one writer thread |
 //! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
@@ -106,6 +107,8 @@ pub mod health;
 pub mod ids;
 #[cfg(feature = "daemon")]
 pub mod image;
+#[cfg(feature = "daemon")]
+pub mod network;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]

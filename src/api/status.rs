@@ -14,7 +14,8 @@ use crate::hands::RunError;
 use crate::hands::files::FileError;
 use crate::hands::output::SpoolError;
 use crate::image::ImageError;
-use crate::sandbox::SandboxError;
+use crate::network::ConnectError;
+use crate::sandbox::{ForwardError, SandboxError};
 use crate::store::StoreError;
 use crate::telemetry::chain;
 
@@ -135,6 +136,24 @@ fn image_fault(error: &ImageError, message: String) -> Fault {
     Fault::new(code, reason, message)
 }
 
+impl From<ForwardError> for Fault {
+    fn from(error: ForwardError) -> Self {
+        let message = chain(&error).to_string();
+        match error {
+            ForwardError::Sandbox(error) => error.into(),
+            ForwardError::Connect { source: ConnectError::Closed { .. }, .. } => {
+                Self::new(Code::FailedPrecondition, ErrorReason::PortClosed, message)
+            }
+            ForwardError::Connect { source: ConnectError::Silent { .. }, .. } => {
+                Self::new(Code::Unavailable, ErrorReason::PortClosed, message)
+            }
+            ForwardError::Connect { source: ConnectError::Guest(_) | ConnectError::Socket { .. }, .. } => {
+                Self::new(Code::Unavailable, ErrorReason::SandboxLost, message)
+            }
+        }
+    }
+}
+
 impl From<RunError> for Fault {
     fn from(error: RunError) -> Self {
         let message = chain(&error).to_string();
@@ -184,7 +203,7 @@ fn refused(step: Step, errno: i32, message: String) -> Fault {
             (Code::ResourceExhausted, ErrorReason::ProcessLimit, None)
         }
         (Step::Request, _) => (Code::InvalidArgument, ErrorReason::ArgumentInvalid, Some("argv")),
-        (Step::Exec | Step::Fork | Step::Pty | Step::Gone | Step::Unspecified, _) => {
+        (Step::Exec | Step::Fork | Step::Pty | Step::Gone | Step::Socket | Step::Unspecified, _) => {
             (Code::Internal, ErrorReason::SpawnFailed, None)
         }
     };

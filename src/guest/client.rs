@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use serde::{Deserialize, Serialize};
@@ -262,6 +263,24 @@ impl Guest {
         }
     }
 
+    /// Makes a TCP socket inside the sandbox's network, neither bound nor connected; it does not block.
+    ///
+    /// # Errors
+    /// Any [`GuestError`]; `Refused` if the sandbox has no such network.
+    pub async fn make_socket(&self, ipv6: bool) -> Result<OwnedFd, GuestError> {
+        socket_of(self.request(to_guest::Body::MakeSocket(wire::MakeSocket { ipv6 }), Vec::new()).await)
+    }
+
+    /// The socket that listens on a port of the sandbox's loopback, made if there is none; it does not block. The guest
+    /// keeps another descriptor of it.
+    ///
+    /// # Errors
+    /// Any [`GuestError`]; `Refused` if somebody else has the port.
+    pub async fn listen(&self, port: u16) -> Result<OwnedFd, GuestError> {
+        let listen = wire::Listen { port: port.into() };
+        socket_of(self.request(to_guest::Body::Listen(listen), Vec::new()).await)
+    }
+
     async fn request(&self, body: to_guest::Body, fds: Vec<OwnedFd>) -> Result<Answer, GuestError> {
         let (answer, answered) = oneshot::channel();
         let request = self.shared.send(body, fds, Waiting { answer, held: Vec::new() })?;
@@ -281,6 +300,19 @@ fn done(answer: Answer) -> Result<(), GuestError> {
     match answer.body {
         from_guest::Body::Done(_) => Ok(()),
         _ => Err(unexpected(Ok(answer))),
+    }
+}
+
+/// The socket that an answer brings.
+fn socket_of(answer: Result<Answer, GuestError>) -> Result<OwnedFd, GuestError> {
+    match answer {
+        Ok(Answer { body: from_guest::Body::SocketMade(_), fds, .. }) => {
+            // The guest is not trusted to have done it: a socket that blocks would stop a thread of the daemon.
+            let socket = fds.into_iter().next().ok_or(GuestError::Lost)?;
+            fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|_| GuestError::Lost)?;
+            Ok(socket)
+        }
+        other => Err(unexpected(other)),
     }
 }
 

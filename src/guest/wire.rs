@@ -7,7 +7,7 @@
 //! The daemon opens every connection and says [`Hello`] first, which fixes what the connection is for:
 //!
 //! - **control**, one at a time: [`ToGuest`] down, [`FromGuest`] up; starts runs, signals them, reports their exits, and
-//!   hands them to the next daemon when one has died;
+//!   hands them to the next daemon when one has died; makes sockets inside the sandbox's network and hands them out;
 //! - **files**, many: one [`FileRequest`] at a time is answered by one [`FileReply`], in order.
 //!
 //! The messages are additive only, so that a newer daemon can drive the guest that an older one left behind: fields are
@@ -161,6 +161,8 @@ mod tests {
             to_guest::Body::CloseInput(CloseInput { run: run.clone() }),
             to_guest::Body::Release(Release { run: run.clone() }),
             to_guest::Body::Takeover(Takeover {}),
+            to_guest::Body::MakeSocket(MakeSocket { ipv6: true }),
+            to_guest::Body::Listen(Listen { port: 65535 }),
         ];
         for body in requests {
             let message = ToGuest { request: 9, fds: 0, body: Some(body) };

@@ -153,7 +153,7 @@ fn explain(shared: &Shared, command: &Command, error: GuestError) -> RunError {
         Step::User => command.user.clone().unwrap_or_else(|| shared.settings.user.clone()),
         Step::Cwd => shared.resolve(&command.cwd),
         Step::Exec | Step::Interpreter => program,
-        Step::Unspecified | Step::Request | Step::Pty | Step::Fork | Step::Credentials | Step::Gone => {
+        Step::Unspecified | Step::Request | Step::Pty | Step::Fork | Step::Credentials | Step::Gone | Step::Socket => {
             format!("start {program}")
         }
     };

@@ -17,7 +17,7 @@ use super::recovery::{Plan, Remains, plan};
 use super::state::{Observation, Phase, Tier};
 use super::{IdleTimeout, Order, SandboxError, Snapshot};
 use crate::engine::{EngineError, Found, Limits, Spec, Started};
-use crate::hands::{Hands, remove_spools};
+use crate::hands::remove_spools;
 use crate::ids::SandboxId;
 use crate::store::StoreError;
 use crate::telemetry::chain;
@@ -167,7 +167,9 @@ impl Driver {
             Found::Dead | Found::Nothing => {}
         }
         if is_as_recorded {
-            self.publisher.send_modify(|snapshot| snapshot.hands = self.body.hands());
+            self.publisher.send_modify(|snapshot| {
+                (snapshot.hands, snapshot.network) = (self.body.hands(), self.body.network());
+            });
         } else {
             self.record.generation += 1;
             self.seen().await;
@@ -485,11 +487,11 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let hands: Option<Hands> = self.body.hands();
+        let (hands, network) = (self.body.hands(), self.body.network());
         let Record { generation, phase, limits, .. } = &self.record;
         self.publisher.send_if_modified(|snapshot| {
             let is_news = snapshot.generation != *generation;
-            *snapshot = Snapshot { generation: *generation, phase: phase.clone(), limits: *limits, hands };
+            *snapshot = Snapshot { generation: *generation, phase: phase.clone(), limits: *limits, hands, network };
             is_news
         });
     }

@@ -11,6 +11,7 @@ use super::{Defaults, SandboxError};
 use crate::engine::{Engine, Process, Started};
 use crate::guest::client::Guest;
 use crate::hands::{self, Hands};
+use crate::network::Network;
 use crate::store::Store;
 use crate::telemetry::chain;
 
@@ -42,6 +43,8 @@ pub enum Body {
 pub struct Live {
     /// Its runs and files.
     pub hands: Hands,
+    /// Its network.
+    pub network: Network,
     /// Its first process.
     pub init: Process,
     /// The connection to the guest.
@@ -70,6 +73,14 @@ impl Body {
         }
     }
 
+    /// Its network, if the guest has answered.
+    pub fn network(&self) -> Option<Network> {
+        match self {
+            Self::Live(live) => Some(live.network.clone()),
+            Self::Gone | Self::Dormant(_) => None,
+        }
+    }
+
     /// Lets go of it, the processes being gone or about to be: what waits for them must not wait longer.
     pub async fn close(&mut self) {
         if let Self::Live(Live { hands, mut connection, .. }) = std::mem::replace(self, Self::Gone) {
@@ -90,7 +101,7 @@ pub async fn connect(
     started: Started,
 ) -> Result<Live, (SandboxError, Started)> {
     match try_connect(tools, record, activity, &started).await {
-        Ok((hands, connection)) => Ok(Live { hands, init: started.init, connection }),
+        Ok((hands, connection, network)) => Ok(Live { hands, network, init: started.init, connection }),
         Err(error) => Err((error, started)),
     }
 }
@@ -100,7 +111,7 @@ async fn try_connect(
     record: &Record,
     activity: &Activity,
     started: &Started,
-) -> Result<(Hands, JoinSet<()>), SandboxError> {
+) -> Result<(Hands, JoinSet<()>, Network), SandboxError> {
     let failed = |error| SandboxError::Guest(chain(&error).to_string().into());
     let (guest, task) = Guest::connect(&started.socket, started.pid).await.map_err(failed)?;
     let mut connection = JoinSet::new();
@@ -114,12 +125,13 @@ async fn try_connect(
     };
     settings.env.extend(profile.env.clone());
     let spools = tools.defaults.spools.join(profile.id.as_str());
+    let network = Network::new(guest.clone(), started.pid);
     // Runs that go on keep it awake from the start.
     activity.open();
     let hands =
         Hands::open(guest, started.socket.clone(), started.cgroup.clone(), spools, settings, || activity.lease()).await;
     match hands {
-        Ok(hands) => Ok((hands, connection)),
+        Ok(hands) => Ok((hands, connection, network)),
         Err(error) => {
             activity.close();
             connection.shutdown().await;

@@ -19,9 +19,11 @@ use crate::engine::{EngineError, LimitSupport, Limits};
 use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
 use crate::image::ImageRef;
+use crate::network::Network;
 use crate::store::StoreError;
 use state::{Failure, Phase, Tier};
 
+mod connection;
 mod driver;
 mod idle;
 mod live;
@@ -32,6 +34,7 @@ pub mod recovery;
 mod registry;
 pub mod state;
 
+pub use connection::{Connection, ForwardError};
 pub use idle::Lease;
 pub use reconcile::{reconcile, strangers};
 pub use registry::Sandboxes;
@@ -139,6 +142,8 @@ pub struct Snapshot {
     pub limits: Limits,
     /// While its guest is there, awake or asleep.
     pub hands: Option<Hands>,
+    /// The same.
+    pub network: Option<Network>,
 }
 
 /// A handle on a sandbox.
@@ -261,6 +266,28 @@ impl Sandbox {
             }
             self.wake().await?;
         }
+    }
+
+    /// Connects to a port inside: wakes the sandbox if it sleeps. See [`connection`] for when the connection keeps it awake.
+    ///
+    /// # Errors
+    /// See [`ForwardError`].
+    pub async fn connect(&self, port: u16) -> Result<Connection, ForwardError> {
+        let (_, _lease) = self.awake().await.map_err(ForwardError::Sandbox)?;
+        let network = self.network().map_err(ForwardError::Sandbox)?;
+        match network.connect(port).await {
+            Ok(stream) => Ok(Connection::new(stream, self.clone())),
+            Err(source) => Err(ForwardError::Connect { id: self.profile.id.clone(), source }),
+        }
+    }
+
+    /// Its network, to look at: a sandbox that sleeps goes on sleeping.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`].
+    pub fn network(&self) -> Result<Network, SandboxError> {
+        let snapshot = self.snapshot.borrow();
+        snapshot.network.clone().ok_or_else(|| self.not_running(&snapshot.phase))
     }
 
     /// Puts it to sleep, and waits until it sleeps at least so deep. One that does already goes on.

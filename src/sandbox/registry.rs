@@ -146,7 +146,7 @@ impl Sandboxes {
     fn begin(&self, table: &mut Table, record: Record, beginning: Beginning) -> Sandbox {
         let profile = Arc::clone(&record.profile);
         let Record { generation, limits, .. } = record;
-        let first = Snapshot { generation, phase: record.phase.clone(), limits, hands: None };
+        let first = Snapshot { generation, phase: record.phase.clone(), limits, hands: None, network: None };
         let (publisher, snapshot) = watch::channel(first);
         let (destroy, requests) = watch::channel(0);
         let (orders, queue) = mpsc::channel(ORDERS);

@@ -11,6 +11,7 @@ use tonic::Status;
 pub mod call;
 pub mod connection;
 pub mod doors;
+mod forward;
 pub mod guard;
 pub mod hands;
 pub mod node;

@@ -1,16 +1,16 @@
 //! `hands.v1.Sandboxes`
 
 use futures_util::stream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::ReplyStream;
 use super::doors::Doors;
+use super::{ReplyStream, forward};
 use crate::api::convert;
 use crate::api::proto::sandboxes_server::Sandboxes as Service;
 use crate::api::proto::{
-    CreateSandboxRequest, DestroySandboxRequest, DestroySandboxResponse, GetSandboxRequest, HibernateSandboxRequest,
-    ListSandboxesRequest, ListSandboxesResponse, Sandbox as Message, SetLimitsRequest, TouchSandboxRequest,
-    WakeSandboxRequest, WatchSandboxRequest,
+    CreateSandboxRequest, DestroySandboxRequest, DestroySandboxResponse, ErrorReason, ForwardRequest, ForwardResponse,
+    GetSandboxRequest, HibernateSandboxRequest, ListSandboxesRequest, ListSandboxesResponse, PortsRequest,
+    PortsResponse, Sandbox as Message, SetLimitsRequest, TouchSandboxRequest, WakeSandboxRequest, WatchSandboxRequest,
 };
 use crate::api::status::Fault;
 use crate::sandbox::{Sandbox, Sandboxes};
@@ -36,6 +36,7 @@ fn answer(sandbox: &Sandbox) -> Response<Message> {
 #[tonic::async_trait]
 impl Service for SandboxesService {
     type WatchStream = ReplyStream<Message>;
+    type ForwardStream = ReplyStream<ForwardResponse>;
 
     async fn create(&self, request: Request<CreateSandboxRequest>) -> Result<Response<Message>, Status> {
         let (door, request) = self.doors.enter(request)?;
@@ -99,6 +100,26 @@ impl Service for SandboxesService {
         let limits = convert::limits(&request.limits.unwrap_or_default())?;
         sandbox.set_limits(limits).await.map_err(Fault::from)?;
         Ok(answer(&sandbox))
+    }
+
+    async fn ports(&self, request: Request<PortsRequest>) -> Result<Response<PortsResponse>, Status> {
+        let (door, request) = self.doors.enter(request)?;
+        let sandbox = door.find(&request.sandbox_id)?;
+        let network = sandbox.network().map_err(Fault::from)?;
+        // A guest that is gone is about to be seen by the sandbox's driver, too.
+        let lost = |error| Fault::new(Code::Unavailable, ErrorReason::SandboxLost, format!("list the ports: {error}"));
+        Ok(Response::new(convert::ports(&network.ports().map_err(lost)?)))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let (door, mut messages) = self.doors.enter(request)?;
+        let open = forward::open(&mut messages).await?;
+        let sandbox = door.find(&open.sandbox_id)?;
+        let connection = sandbox.connect(convert::port(open.port)?).await.map_err(Fault::from)?;
+        Ok(Response::new(Box::pin(forward::relay(messages, connection))))
     }
 
     async fn destroy(

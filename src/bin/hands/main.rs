@@ -8,6 +8,7 @@ mod events;
 mod fake;
 mod files;
 mod follow;
+mod forward;
 mod input;
 mod json;
 mod output;
@@ -110,6 +111,8 @@ enum Command {
     Rm(files::RmArgs),
     Mv(files::MvArgs),
     Cp(copy::CpArgs),
+    Ports(forward::PortsArgs),
+    Forward(forward::ForwardArgs),
     /// Shows what the node is, can do and cannot
     Info,
     /// Prints completions, such as: hands completion bash > /etc/bash_completion.d/hands
@@ -204,6 +207,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Rm(args) => files::rm(&context, args).await,
         Command::Mv(args) => files::mv(&context, args).await,
         Command::Cp(args) => copy::cp(&context, args).await,
+        Command::Ports(args) => forward::ports(&context, args).await,
+        Command::Forward(args) => forward::forward(&context, args).await,
         Command::Completion { .. } => Ok(()),
     }
     .map(|()| 0)

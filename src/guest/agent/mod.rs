@@ -16,6 +16,7 @@
 //! | `options` | what it is started with |
 //! | `workspace` | the sandbox's working directory |
 //! | `seccomp` | a second system call filter, for runs |
+//! | `sockets` | sockets inside the sandbox's network, handed to the daemon |
 //!
 //! Nobody in the sandbox can get at it: it is not dumpable, so that it cannot be traced and its descriptors cannot be
 //! opened; the kernel drops signals to PID 1 that it has no handler for (pid_namespaces(7)); and it talks only to
@@ -42,9 +43,10 @@ use nix::sys::socket::{Backlog, SockFlag, accept4, getsockopt, listen, setsockop
 use nix::sys::stat::{Mode, umask};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::wire::{self, Hello, Purpose, Receiver, Welcome};
+use super::wire::{self, Hello, Purpose, Receiver, Welcome, to_guest};
 use control::Control;
 use runs::Runs;
+use sockets::Sockets;
 
 pub use options::Options;
 
@@ -55,6 +57,7 @@ mod keeper;
 pub mod options;
 mod runs;
 mod seccomp;
+mod sockets;
 mod spawn;
 pub mod users;
 pub mod workspace;
@@ -100,6 +103,7 @@ struct Agent {
     signals: SignalFd,
     control: Option<Control>,
     runs: Runs,
+    sockets: Sockets,
     file_threads: Vec<thread::JoinHandle<()>>,
 }
 
@@ -125,7 +129,9 @@ impl Agent {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         // Listening only now makes this process the one that peers see (SO_PEERCRED in unix(7)).
         listen(&listener, Backlog::MAXCONN)?;
-        Ok(Self { listener, signals, control: None, runs: Runs::new(options.deny_clone3)?, file_threads: Vec::new() })
+        let runs = Runs::new(options.deny_clone3)?;
+        let sockets = Sockets::default();
+        Ok(Self { listener, signals, control: None, runs, sockets, file_threads: Vec::new() })
     }
 
     fn run(&mut self) -> io::Error {
@@ -177,7 +183,11 @@ impl Agent {
         while result.is_ok() {
             result = control.read();
             while let Some(request) = control.next() {
-                self.runs.serve(&mut control, request);
+                match request.body {
+                    Some(to_guest::Body::MakeSocket(make)) => self.sockets.make(&mut control, request.number, make),
+                    Some(to_guest::Body::Listen(listen)) => self.sockets.listen(&mut control, request.number, listen),
+                    _ => self.runs.serve(&mut control, request),
+                }
             }
         }
         if result.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) && !control.is_over() {

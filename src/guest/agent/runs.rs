@@ -90,7 +90,10 @@ impl Runs {
                 }
                 control.done(number);
             }
-            None => control.refuse(number, Step::Request, 0),
+            // Sockets are not of a run and are served elsewhere; what is `None`, this build does not know.
+            Some(to_guest::Body::MakeSocket(_) | to_guest::Body::Listen(_)) | None => {
+                control.refuse(number, Step::Request, 0);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ pub struct ToGuest {
     #[prost(uint32, tag = "2")]
     pub fds: u32,
     /// What is asked.
-    #[prost(oneof = "to_guest::Body", tags = "3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "to_guest::Body", tags = "3, 4, 5, 6, 7, 8, 9, 10")]
     pub body: Option<to_guest::Body>,
 }
 
@@ -39,6 +39,12 @@ pub mod to_guest {
         /// Answered by one `Held` for each run, and then `Done`.
         #[prost(message, tag = "8")]
         Takeover(super::Takeover),
+        /// Answered by `SocketMade` or `Refused`.
+        #[prost(message, tag = "9")]
+        MakeSocket(super::MakeSocket),
+        /// Answered by `SocketMade` or `Refused`.
+        #[prost(message, tag = "10")]
+        Listen(super::Listen),
     }
 }
 
@@ -52,7 +58,7 @@ pub struct FromGuest {
     #[prost(uint32, tag = "2")]
     pub fds: u32,
     /// What is said.
-    #[prost(oneof = "from_guest::Body", tags = "3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "from_guest::Body", tags = "3, 4, 5, 6, 7, 8, 9")]
     pub body: Option<from_guest::Body>,
 }
 
@@ -79,6 +85,9 @@ pub mod from_guest {
         /// A run to take over. More answers follow.
         #[prost(message, tag = "8")]
         Held(super::Held),
+        /// A socket was made.
+        #[prost(message, tag = "9")]
+        SocketMade(super::SocketMade),
     }
 }
 
@@ -200,6 +209,28 @@ pub struct Held {
     pub pty: bool,
 }
 
+/// Makes a TCP socket, neither bound nor connected. A socket stays in the network of whoever made it, so that what the
+/// daemon connects with it, it connects from inside the sandbox.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct MakeSocket {
+    /// For IPv6; else for IPv4.
+    #[prost(bool, tag = "1")]
+    pub ipv6: bool,
+}
+
+/// Listens on a port of the loopback. The guest keeps the socket, so that connections wait while there is no daemon, and
+/// hands out the same one whenever it is asked for.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Listen {
+    /// 1 to 65535.
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+}
+
+/// A socket was made. Brings it.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct SocketMade {}
+
 /// A run has begun. Brings the terminal's master, if one was asked for.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Spawned {
@@ -243,6 +274,8 @@ pub enum Step {
     Gone = 8,
     /// Executing the program: it is there, and its interpreter is not.
     Interpreter = 9,
+    /// Making a socket, or listening on it.
+    Socket = 10,
 }
 
 /// Done.
