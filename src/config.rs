@@ -14,10 +14,13 @@ pub use defaults::ID_COUNT;
 pub use fault::{Fault, Place};
 pub use listen::{AddressError, HttpAddress, ListenAddress};
 
+use ipnet::IpNet;
+
 pub use access::{AuthConfig, LimitsConfig};
 
 use crate::auth::tls::TlsFiles;
 use crate::image::{ImageRef, ImageRefError};
+use crate::network::policy::Policy;
 
 mod access;
 mod defaults;
@@ -54,6 +57,8 @@ pub struct Config {
     pub run: RunDefaults,
     /// Bounds of images.
     pub image: ImageConfig,
+    /// What sandboxes may reach.
+    pub network: NetworkConfig,
     /// What makes the containers.
     pub engine: EngineConfig,
 }
@@ -123,6 +128,17 @@ pub struct ImageConfig {
     pub max_unpacked: u64,
     /// Registries, as host or host:port, that are spoken to without TLS.
     pub plain_http: Vec<String>,
+}
+
+/// What sandboxes may reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// What a request gets that says nothing.
+    pub default: Policy,
+    /// The most that a request may ask for; the default is within it.
+    pub ceiling: Policy,
+    /// Private ranges that sandboxes may reach all the same.
+    pub reachable: Vec<IpNet>,
 }
 
 /// What makes the containers.

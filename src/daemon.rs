@@ -36,6 +36,8 @@ use crate::hands;
 use crate::health::watch_engine;
 use crate::ids::SandboxId;
 use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership};
+use crate::network::Outside;
+use crate::network::policy::{Beyond, Bounds};
 use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile, strangers};
 use crate::store::{Store, StoreError};
 use crate::telemetry::chain;
@@ -79,6 +81,9 @@ pub enum DaemonError {
     /// The default image is none.
     #[error("sandbox.image")]
     Image(#[source] ImageRefError),
+    /// The network that sandboxes get is beyond the most that they may have.
+    #[error("network.default")]
+    Network(#[source] Beyond),
     /// The image store cannot be opened.
     #[error("the image store")]
     Images(#[source] crate::image::ImageError),
@@ -390,6 +395,7 @@ fn spools(state: &Path) -> PathBuf {
 
 fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
     let image: ImageRef = config.sandbox.image.parse().map_err(DaemonError::Image)?;
+    let network = &config.network;
     Ok(Defaults {
         image,
         limits: Limits {
@@ -413,6 +419,8 @@ fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
             output_cap: config.run.output_cap,
         },
         spools: spools(&config.state_dir),
+        network: Bounds::new(network.default.clone(), network.ceiling.clone()).map_err(DaemonError::Network)?,
+        outside: Arc::new(Outside::new(network.reachable.clone())),
     })
 }
 

@@ -5,7 +5,7 @@
 //! | `sandboxes` | sandboxes, their limits and phases |
 //! | `runs` | commands, input, events and exits |
 //! | `files` | paths, ranges and file infos |
-//! | `network` | ports |
+//! | `network` | networks and ports |
 //!
 //! What they share is here: ids, environments, bounds.
 
@@ -21,7 +21,7 @@ mod runs;
 mod sandboxes;
 
 pub use files::{file_info, list_options, mode, path, read_range, write_options};
-pub use network::{port, ports};
+pub use network::{network, port, ports};
 pub use runs::{Deadlines, InputAction, MAX_CHUNK, check_chunk, command, event, exited, grace, input, run, signal};
 pub use sandboxes::{limits, sandbox, sandbox_page, tier, wish};
 

@@ -15,6 +15,7 @@ use crate::hands::files::FileError;
 use crate::hands::output::SpoolError;
 use crate::image::ImageError;
 use crate::network::ConnectError;
+use crate::network::policy::Beyond;
 use crate::sandbox::{ForwardError, SandboxError};
 use crate::store::StoreError;
 use crate::telemetry::chain;
@@ -89,6 +90,14 @@ impl From<SandboxError> for Fault {
             SandboxError::Conflict => (Code::AlreadyExists, ErrorReason::IdempotencyConflict),
             SandboxError::TooMany { .. } => (Code::ResourceExhausted, ErrorReason::TooManyRequests),
             SandboxError::Create(source) | SandboxError::Engine { source, .. } => return engine_fault(source, message),
+            SandboxError::Network(Beyond::Mode { .. }) | SandboxError::NetworkMode { .. } => {
+                return Self::new(Code::FailedPrecondition, ErrorReason::NetworkUnsupported, message)
+                    .about("network.mode");
+            }
+            SandboxError::Network(Beyond::Rule(_)) => {
+                return Self::new(Code::FailedPrecondition, ErrorReason::NetworkUnsupported, message)
+                    .about("network.allow");
+            }
             SandboxError::Busy(_) => (Code::FailedPrecondition, ErrorReason::SandboxBusy),
             SandboxError::Guest(_) => (Code::Internal, ErrorReason::SandboxCreateFailed),
             SandboxError::Destroy { .. } => (Code::Internal, ErrorReason::InternalFault),

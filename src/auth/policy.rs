@@ -222,6 +222,7 @@ pub const RPCS: &[(&str, Role)] = &[
     ("/hands.v1.Sandboxes/List", Role::Reader),
     ("/hands.v1.Sandboxes/Ports", Role::Reader),
     ("/hands.v1.Sandboxes/SetLimits", Role::Operator),
+    ("/hands.v1.Sandboxes/SetNetwork", Role::Operator),
     ("/hands.v1.Sandboxes/Touch", Role::Operator),
     ("/hands.v1.Sandboxes/Wake", Role::Operator),
     ("/hands.v1.Sandboxes/Watch", Role::Reader),

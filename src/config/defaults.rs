@@ -107,6 +107,12 @@ pub(super) const CALLS_BOUNDS: RangeInclusive<usize> = 1..=100_000;
 pub(super) const RATE: Option<u32> = None;
 /// A node serves 50,000 small calls a second at the most.
 pub(super) const RATE_BOUNDS: RangeInclusive<u32> = 1..=1_000_000;
+/// Who wants a network asks for it.
+pub(super) const NETWORK: &str = "none";
+/// All that keeps sandboxes away from the node and from each other.
+pub(super) const NETWORK_CEILING: &str = "nat";
+/// Of a ceiling "proxy": every name.
+pub(super) const NETWORK_CEILING_ALLOW: &str = "*";
 
 /// Nothing has to be installed for it.
 pub(super) const ENGINE: EngineKind = EngineKind::Native;

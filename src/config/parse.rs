@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml_span::value::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -12,10 +13,11 @@ use super::access;
 use super::section::{self, Section, choice, integer, limit, number, text};
 use super::{
     AddressError, CgroupUse, Config, DockerConfig, EngineConfig, EngineKind, Environment, Fault, HttpAddress,
-    ImageConfig, ListenAddress, LogConfig, LogFormat, Overrides, PullPolicy, RunDefaults, SandboxDefaults,
-    UserNamespace, defaults, units,
+    ImageConfig, ListenAddress, LogConfig, LogFormat, NetworkConfig, Overrides, PullPolicy, RunDefaults,
+    SandboxDefaults, UserNamespace, defaults, units,
 };
 use crate::image::ImageRef;
+use crate::network::policy::{Allow, Bounds, Policy, Rule};
 
 /// The configuration that `text` gives with the flags on top, or all its faults.
 pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environment) -> Result<Config, Vec<Fault>> {
@@ -36,6 +38,7 @@ pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environmen
             sandbox: root.section("sandbox", |section| sandbox(section, engine.kind, overrides)),
             run: root.section("run", run),
             image: root.section("image", image),
+            network: root.section("network", network),
             engine,
             state_dir,
         }
@@ -160,6 +163,41 @@ fn image(image: &mut Section<'_, '_>) -> ImageConfig {
         max_unpacked: image.take("max_unpacked", size(defaults::MAX_UNPACKED_BOUNDS)).unwrap_or(defaults::MAX_UNPACKED),
         plain_http: image.take_list("plain_http", text(registry)).unwrap_or_default(),
     }
+}
+
+fn network(network: &mut Section<'_, '_>) -> NetworkConfig {
+    let modes = [("none", "none"), ("proxy", "proxy"), ("nat", "nat"), ("host", "host")];
+    let default = network.take("default", choice(modes)).unwrap_or(defaults::NETWORK);
+    let allow = allowlist(network, "allow").unwrap_or_default();
+    let ceiling = network.take("ceiling", choice(modes)).unwrap_or(defaults::NETWORK_CEILING);
+    let every = || Allow::parse(&[defaults::NETWORK_CEILING_ALLOW]).expect("it is a rule");
+    let most = allowlist(network, "ceiling_allow").unwrap_or_else(every);
+    let (default, ceiling) = (policy(default, allow), policy(ceiling, most));
+    let beyond = Bounds::new(default.clone(), ceiling.clone()).err();
+    network.reject("default", beyond.map(|beyond| format!("expected no more than network.ceiling: {beyond}")));
+    NetworkConfig { default, ceiling, reachable: network.take_list("reachable", text(range)).unwrap_or_default() }
+}
+
+fn allowlist(network: &mut Section<'_, '_>, key: &'static str) -> Option<Allow> {
+    let rule = |rule: &str| rule.parse::<Rule>().map(|rule| rule.to_string()).map_err(|error| error.to_string());
+    let rules = network.take_list(key, text(rule))?;
+    let allow = Allow::parse(&rules);
+    network.reject(key, allow.as_ref().err().map(ToString::to_string));
+    allow.ok()
+}
+
+fn policy(mode: &str, allow: Allow) -> Policy {
+    match mode {
+        "proxy" => Policy::Proxy(allow),
+        "nat" => Policy::Nat,
+        "host" => Policy::Host,
+        _ => Policy::None,
+    }
+}
+
+/// A range of addresses.
+fn range(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| "a range of addresses like \"10.1.0.0/16\" or \"fd00::/64\"".to_owned())
 }
 
 fn engine(engine: &mut Section<'_, '_>, overrides: &Overrides, environment: &Environment) -> EngineConfig {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{CgroupUse, Config, DockerConfig, EngineKind, LogFormat, PullPolicy, UserNamespace, units};
+use super::{CgroupUse, Config, DockerConfig, EngineKind, LogFormat, NetworkConfig, PullPolicy, UserNamespace, units};
+use crate::network::policy::Policy;
 
 impl Config {
     /// The effective configuration as TOML, each key with a word of explanation. [`Config::parse`] reads it back to the
@@ -10,7 +11,8 @@ impl Config {
     #[must_use]
     pub fn to_toml(&self) -> String {
         let (listening, tables) = (self.listening(), [self.log(), self.sandbox(), self.run(), self.image()]);
-        [&[listening][..], &tables, &[self.engine(), self.docker(), self.limits(), self.access()]].concat().join("\n")
+        let rest = [self.network(), self.engine(), self.docker(), self.limits(), self.access()];
+        [&[listening][..], &tables, &rest].concat().join("\n")
     }
 
     fn listening(&self) -> String {
@@ -120,6 +122,37 @@ plain_http = [{plain_http}]
 ",
             max_unpacked = size(self.image.max_unpacked),
             plain_http = plain_http.join(", "),
+        )
+    }
+
+    fn network(&self) -> String {
+        let NetworkConfig { default, ceiling, reachable } = &self.network;
+        let list = |items: Vec<String>| items.iter().map(|item| text(item)).collect::<Vec<_>>().join(", ");
+        let rules = |policy: &Policy| match policy {
+            Policy::Proxy(allow) => allow.rules().iter().map(ToString::to_string).collect(),
+            Policy::None | Policy::Nat | Policy::Host => Vec::new(),
+        };
+        format!(
+            "\
+# What sandboxes may reach: \"none\"; \"proxy\", what a list of names permits; \"nat\", all but the node, its other
+# sandboxes and private networks; \"host\", what the node reaches.
+[network]
+# What a sandbox gets if its request leaves it out, and the names, if that is \"proxy\".
+default = \"{default}\"
+allow = [{allow}]
+# The most that a request may ask for, and the names, if that is \"proxy\".
+ceiling = \"{ceiling}\"
+{ceiling_allow}# Ranges of private addresses that sandboxes may reach all the same.
+reachable = [{reachable}]
+",
+            default = default.name(),
+            allow = list(rules(default)),
+            ceiling = ceiling.name(),
+            ceiling_allow = match ceiling {
+                Policy::Proxy(_) => format!("ceiling_allow = [{}]\n", list(rules(ceiling))),
+                Policy::None | Policy::Nat | Policy::Host => String::new(),
+            },
+            reachable = list(reachable.iter().map(ToString::to_string).collect()),
         )
     }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::network::policy::Allow;
 
 fn root() -> Environment {
     Environment { is_root: true, ..Environment::default() }
@@ -105,6 +106,12 @@ max_runs = 1
 [image]
 max_unpacked = '1G'
 plain_http = ['registry.local:5000']
+[network]
+default = 'proxy'
+allow = ['Example.com:443']
+ceiling = 'proxy'
+ceiling_allow = ['*.example.com', 'example.com']
+reachable = ['10.1.0.0/16', 'fd00::/64']
 [engine]
 kind = 'native'
 cgroup = 'off'
@@ -156,6 +163,11 @@ audit = '/audit'
             max_runs: 1,
         },
         image: ImageConfig { max_unpacked: 1 << 30, plain_http: vec!["registry.local:5000".to_owned()] },
+        network: NetworkConfig {
+            default: Policy::Proxy(Allow::parse(&["example.com:443"]).unwrap()),
+            ceiling: Policy::Proxy(Allow::parse(&["*.example.com", "example.com"]).unwrap()),
+            reachable: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()],
+        },
         engine: EngineConfig {
             kind: EngineKind::Native,
             cgroup: CgroupUse::Off,
@@ -215,6 +227,11 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("http", "'0.0.0.0:7421'"),
         ("http", "'127.0.0.1:7420'"),
         ("log.filter", "'handsd=loud'"),
+        ("network.default", "'bridge'"),
+        ("network.default", "'host'"),
+        ("network.allow", "['a b']"),
+        ("network.ceiling_allow", "'*'"),
+        ("network.reachable", "['10.1']"),
         ("log.format", "'xml'"),
         ("sandbox.memory", "'1M'"),
         ("sandbox.memory", "-1"),

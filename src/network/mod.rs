@@ -2,25 +2,46 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | [`policy`] | the modes, the allowlist, and what a request may ask for (pure) |
+//! | [`target`] | names, addresses and ports (pure) |
+//! | `refusal` | addresses that no sandbox reaches |
+//! | `outside` | the way out: one lookup, one check, one connection |
+//! | `proxy` | what leaves a sandbox in mode `proxy` |
+//! | `relay` | bytes between two sockets |
 //! | `dial` | connecting to a port inside |
 //! | `ports` | which ports are listened on inside |
 //!
 //! In is the same in every mode: the guest makes a socket inside, and the daemon connects it (see
 //! `guest::agent::sockets`).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::guest::client::Guest;
+use crate::guest::client::{Guest, GuestError};
+use crate::ids::SandboxId;
+use policy::Policy;
+use proxy::{Proxy, Traffic};
 
 pub use dial::ConnectError;
+pub use outside::Outside;
 pub use ports::Port;
 
 mod dial;
+mod outside;
+pub mod policy;
 mod ports;
+mod proxy;
+mod refusal;
+mod relay;
+pub mod target;
 
 /// A handle on the network of one sandbox.
 #[derive(Debug, Clone)]
@@ -33,13 +54,92 @@ struct Shared {
     guest: Guest,
     /// What the kernel says of the sandbox's network, which is what it says of the guest's.
     proc: PathBuf,
+    policy: watch::Sender<Policy>,
+    traffic: Arc<Traffic>,
+    /// Owns the proxy.
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+/// What has gone out through the proxy so far. Of a sandbox that a later daemon took over: since then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Connections that were made.
+    pub connected: u64,
+    /// Connections that were refused by policy.
+    pub refused: u64,
+    /// Bytes that left the sandbox.
+    pub sent: u64,
+    /// Bytes that came to it.
+    pub received: u64,
+}
+
+/// Why a sandbox has no network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The guest does not listen.
+    #[error("listen on port {} inside", proxy::PORT)]
+    Guest(#[source] GuestError),
+    /// The listener is of no use.
+    #[error("accept connections from inside")]
+    Listener(#[source] io::Error),
 }
 
 impl Network {
-    /// The network of a sandbox whose guest is ready; `pid` is the guest's process id on the node.
+    /// The network of a sandbox whose guest is ready; `pid` is the guest's process id on the node. Of a sandbox that
+    /// another daemon has made, it finds what that one left.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    pub async fn start(
+        guest: Guest,
+        pid: u32,
+        id: &SandboxId,
+        policy: Policy,
+        outside: Arc<Outside>,
+    ) -> Result<Self, NetworkError> {
+        let listener = match &policy {
+            Policy::Proxy(_) => Some(listen(&guest).await?),
+            Policy::None | Policy::Nat | Policy::Host => None,
+        };
+        let shared = Shared {
+            guest,
+            proc: PathBuf::from(format!("/proc/{pid}/net")),
+            policy: watch::Sender::new(policy),
+            traffic: Arc::default(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        };
+        if let Some(listener) = listener {
+            let (policy, traffic) = (shared.policy.subscribe(), Arc::clone(&shared.traffic));
+            let proxy = Proxy { id: id.clone(), policy, outside, traffic };
+            shared.tasks.spawn(proxy.serve(listener, shared.closing.clone()));
+        }
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What it may reach now.
     #[must_use]
-    pub fn new(guest: Guest, pid: u32) -> Self {
-        Self { shared: Arc::new(Shared { guest, proc: PathBuf::from(format!("/proc/{pid}/net")) }) }
+    pub fn policy(&self) -> Policy {
+        self.shared.policy.borrow().clone()
+    }
+
+    /// Changes what it may reach, at once: connections that are not permitted any more are cut. The mode has to stay.
+    pub fn set_policy(&self, policy: Policy) {
+        self.shared.policy.send_replace(policy);
+    }
+
+    /// What has gone out.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let Traffic { connected, refused, moved } = &*self.shared.traffic;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Usage {
+            connected: count(connected),
+            refused: count(refused),
+            sent: count(&moved.forth),
+            received: count(&moved.back),
+        }
     }
 
     /// Connects to a port of the sandbox's loopback: over IPv4, and over IPv6 if nobody listens there. The sandbox has to
@@ -51,11 +151,39 @@ impl Network {
         dial::connect(&self.shared.guest, port).await
     }
 
-    /// The TCP ports that are listened on, in order. Of a sandbox that sleeps, too.
+    /// The TCP ports that are listened on, in order, but for the proxy's. Of a sandbox that sleeps, too.
     ///
     /// # Errors
     /// The guest is gone.
     pub fn ports(&self) -> io::Result<Vec<Port>> {
-        ports::list(&self.shared.proc)
+        let mut ports = ports::list(&self.shared.proc)?;
+        if let Policy::Proxy(_) = *self.shared.policy.borrow() {
+            ports.retain(|port| port.port != proxy::PORT);
+        }
+        Ok(ports)
     }
+
+    /// Ends what goes out, and waits until it has.
+    pub async fn close(&self) {
+        self.shared.closing.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+async fn listen(guest: &Guest) -> Result<TcpListener, NetworkError> {
+    let listener = guest.listen(proxy::PORT).await.map_err(NetworkError::Guest)?;
+    TcpListener::from_std(listener.into()).map_err(NetworkError::Listener)
+}
+
+/// The variables by which programs find the proxy. ALL_PROXY has the HTTP one as well: there are clients that refuse to
+/// start if it names SOCKS and they were built without.
+#[must_use]
+pub fn environment(policy: &Policy) -> BTreeMap<String, String> {
+    let Policy::Proxy(_) = policy else { return BTreeMap::new() };
+    let proxy = format!("http://127.0.0.1:{}", proxy::PORT);
+    let own = "localhost,127.0.0.1,::1".to_owned();
+    let both = |name: &str, value: &str| [(name.to_owned(), value.to_owned()), (name.to_lowercase(), value.to_owned())];
+    let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].into_iter().flat_map(|name| both(name, &proxy));
+    proxies.chain(both("NO_PROXY", &own)).collect()
 }

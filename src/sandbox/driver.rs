@@ -19,6 +19,7 @@ use super::{IdleTimeout, Order, SandboxError, Snapshot};
 use crate::engine::{EngineError, Found, Limits, Spec, Started};
 use crate::hands::remove_spools;
 use crate::ids::SandboxId;
+use crate::network::policy::Policy;
 use crate::store::StoreError;
 use crate::telemetry::chain;
 
@@ -256,6 +257,7 @@ impl Driver {
             Order::Hibernate(tier, reply) => (self.hibernate_now(tier).await, reply),
             Order::Wake(reply) => (self.wake().await, reply),
             Order::SetLimits(limits, reply) => (self.set_limits(limits).await, reply),
+            Order::SetNetwork(policy, reply) => (self.set_network(policy).await, reply),
         };
         let _ = reply.send(result);
     }
@@ -271,6 +273,23 @@ impl Driver {
         record.generation += 1;
         self.store(&record).await?;
         self.record = record;
+        self.publish();
+        Ok(())
+    }
+
+    async fn set_network(&mut self, policy: Policy) -> Result<(), SandboxError> {
+        let (made, asked) = (self.record.policy.name(), policy.name());
+        if made != asked {
+            return Err(SandboxError::NetworkMode { id: self.id().clone(), made, asked });
+        }
+        let mut record = self.record.clone();
+        record.policy = policy;
+        record.generation += 1;
+        self.store(&record).await?;
+        self.record = record;
+        if let Some(network) = self.body.network() {
+            network.set_policy(self.record.policy.clone());
+        }
         self.publish();
         Ok(())
     }
@@ -488,10 +507,11 @@ impl Driver {
 
     fn publish(&self) {
         let (hands, network) = (self.body.hands(), self.body.network());
-        let Record { generation, phase, limits, .. } = &self.record;
+        let Record { generation, phase, limits, policy, .. } = &self.record;
         self.publisher.send_if_modified(|snapshot| {
             let is_news = snapshot.generation != *generation;
-            *snapshot = Snapshot { generation: *generation, phase: phase.clone(), limits: *limits, hands, network };
+            let (phase, policy) = (phase.clone(), policy.clone());
+            *snapshot = Snapshot { generation: *generation, phase, limits: *limits, policy, hands, network };
             is_news
         });
     }

@@ -11,7 +11,7 @@ use super::{Defaults, SandboxError};
 use crate::engine::{Engine, Process, Started};
 use crate::guest::client::Guest;
 use crate::hands::{self, Hands};
-use crate::network::Network;
+use crate::network::{self, Network};
 use crate::store::Store;
 use crate::telemetry::chain;
 
@@ -83,8 +83,9 @@ impl Body {
 
     /// Lets go of it, the processes being gone or about to be: what waits for them must not wait longer.
     pub async fn close(&mut self) {
-        if let Self::Live(Live { hands, mut connection, .. }) = std::mem::replace(self, Self::Gone) {
+        if let Self::Live(Live { hands, network, mut connection, .. }) = std::mem::replace(self, Self::Gone) {
             connection.shutdown().await;
+            network.close().await;
             hands.close().await;
         }
     }
@@ -123,9 +124,12 @@ async fn try_connect(
         workspace: profile.workspace.clone(),
         ..tools.defaults.runs.clone()
     };
+    settings.env.extend(network::environment(&record.policy));
     settings.env.extend(profile.env.clone());
     let spools = tools.defaults.spools.join(profile.id.as_str());
-    let network = Network::new(guest.clone(), started.pid);
+    let outside = Arc::clone(&tools.defaults.outside);
+    let network = Network::start(guest.clone(), started.pid, &profile.id, record.policy.clone(), outside).await;
+    let network = network.map_err(|error| SandboxError::Guest(chain(&error).to_string().into()))?;
     // Runs that go on keep it awake from the start.
     activity.open();
     let hands =
@@ -135,6 +139,7 @@ async fn try_connect(
         Err(error) => {
             activity.close();
             connection.shutdown().await;
+            network.close().await;
             Err(failed(error))
         }
     }

@@ -19,7 +19,8 @@ use crate::engine::{EngineError, LimitSupport, Limits};
 use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
 use crate::image::ImageRef;
-use crate::network::Network;
+use crate::network::policy::{Beyond, Bounds, Policy};
+use crate::network::{Network, Outside};
 use crate::store::StoreError;
 use state::{Failure, Phase, Tier};
 
@@ -53,6 +54,7 @@ enum Order {
     Hibernate(Tier, Reply),
     Wake(Reply),
     SetLimits(Limits, Reply),
+    SetNetwork(Policy, Reply),
 }
 
 /// What a caller wants.
@@ -72,6 +74,8 @@ pub struct Wish {
     pub workspace: Option<String>,
     /// When it goes to sleep; `None`: the node's default.
     pub idle: Option<IdleTimeout>,
+    /// What it may reach; `None`: the node's default.
+    pub network: Option<Policy>,
 }
 
 /// When an idle sandbox goes to sleep.
@@ -103,6 +107,10 @@ pub struct Defaults {
     pub runs: hands::Settings,
     /// Spools of runs are below it.
     pub spools: PathBuf,
+    /// What sandboxes may reach, and the most of it.
+    pub network: Bounds,
+    /// The way out of the node.
+    pub outside: Arc<Outside>,
 }
 
 /// Where agents work.
@@ -140,6 +148,8 @@ pub struct Snapshot {
     pub phase: Phase,
     /// Bounds in force.
     pub limits: Limits,
+    /// What it may reach.
+    pub policy: Policy,
     /// While its guest is there, awake or asleep.
     pub hands: Option<Hands>,
     /// The same.
@@ -219,6 +229,19 @@ pub enum SandboxError {
         /// Why.
         #[source]
         source: StoreError,
+    },
+    /// More network is asked for than the node gives.
+    #[error("the network")]
+    Network(#[source] Beyond),
+    /// A sandbox keeps the kind of network that it was made with.
+    #[error("sandbox {id} was made with network \"{made}\" and cannot get \"{asked}\"")]
+    NetworkMode {
+        /// Which.
+        id: SandboxId,
+        /// What it has.
+        made: &'static str,
+        /// Asked for.
+        asked: &'static str,
     },
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
@@ -313,6 +336,14 @@ impl Sandbox {
     /// [`SandboxError::NotRunning`], [`SandboxError::Engine`].
     pub async fn set_limits(&self, limits: Limits) -> Result<(), SandboxError> {
         self.order(|reply| Order::SetLimits(limits, reply)).await
+    }
+
+    /// Changes what it may reach, within the same mode. Does not wake it.
+    ///
+    /// # Errors
+    /// [`SandboxError::NetworkMode`], [`SandboxError::NotRunning`].
+    async fn set_network(&self, policy: Policy) -> Result<(), SandboxError> {
+        self.order(|reply| Order::SetNetwork(policy, reply)).await
     }
 
     /// Counts as use.

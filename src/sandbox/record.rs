@@ -9,6 +9,7 @@ use super::policy::History;
 use super::state::{Failure, Phase, Tier};
 use super::{Profile, Wish};
 use crate::engine::{ImageDefaults, Limits};
+use crate::network::policy::Policy;
 use crate::store::NewEvent;
 
 /// The version of the format; a record of another one is refused.
@@ -26,6 +27,8 @@ pub struct Record {
     pub image: ImageDefaults,
     /// Bounds in force.
     pub limits: Limits,
+    /// What it may reach.
+    pub policy: Policy,
     /// Grows with every change.
     pub generation: u64,
     /// Where it stands, or what is being done to it.
@@ -61,13 +64,14 @@ pub struct Told {
 impl Record {
     /// Of a sandbox that is to be made.
     #[must_use]
-    pub fn new(profile: Arc<Profile>, claim: Option<Claim>, limits: Limits, boot: String) -> Self {
+    pub fn new(profile: Arc<Profile>, claim: Option<Claim>, limits: Limits, policy: Policy, boot: String) -> Self {
         Self {
             version: VERSION,
             profile,
             claim,
             image: ImageDefaults::default(),
             limits,
+            policy,
             generation: 1,
             phase: Phase::Creating,
             boot,
@@ -114,9 +118,9 @@ mod tests {
             r#""user":null,"workspace":"/workspace","idle":{"after":{"secs":600,"nanos":0}},"#,
             r#""created_at":{"secs_since_epoch":1,"nanos_since_epoch":0},"engine":"native"},"#,
             r#""claim":{"key":"k","wish":{"image":"tar:/r.tar","env":{},"labels":{"a":"b"},"#,
-            r#""limits":{"memory":null,"cpus":0.5,"pids":null,"disk":null},"user":"me","workspace":null,"idle":"never"}},"#,
+            r#""limits":{"memory":null,"cpus":0.5,"pids":null,"disk":null},"user":"me","workspace":null,"idle":"never","network":null}},"#,
             r#""image":{"env":{"PATH":"/bin"},"user":null},"#,
-            r#""limits":{"memory":16777216,"cpus":null,"pids":9,"disk":null},"generation":3,"#,
+            r#""limits":{"memory":16777216,"cpus":null,"pids":9,"disk":null},"policy":{"proxy":["*.example"]},"generation":3,"#,
             r#""phase":{"hibernated":"frozen"},"boot":"b","crashes":{"crashes":[]}}"#,
         );
         let record = Record::of_text(golden).unwrap();

@@ -16,6 +16,7 @@ use super::state::{FailureKind, Phase};
 use super::{DEFAULT_WORKSPACE, Defaults, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits};
 use crate::engine::Engine;
 use crate::ids::SandboxId;
+use crate::network::policy::Policy;
 use crate::store::{Store, StoreError};
 
 /// The sandboxes of the node: a table of handles, locked for a few instructions at a time.
@@ -120,11 +121,12 @@ impl Sandboxes {
             return Err(SandboxError::TooMany { limit: defaults.max_sandboxes });
         }
         let limits = first_limits(wish.limits, defaults.limits, engine.support());
+        let policy = defaults.network.choose(wish.network.clone()).map_err(SandboxError::Network)?;
         let profile = Arc::new(self.profile(&wish));
         let claim = key.map(|key| Claim { key, wish });
         let (made, making) = oneshot::channel();
-        let sandbox = self.begin(&mut table, Record::new(profile, claim, limits, boot.clone()), Beginning::Make(made));
-        Ok((sandbox, Some(making)))
+        let record = Record::new(profile, claim, limits, policy, boot.clone());
+        Ok((self.begin(&mut table, record, Beginning::Make(made)), Some(making)))
     }
 
     /// Begins to take over a sandbox of an earlier daemon; what it answers is told when that is done.
@@ -146,7 +148,8 @@ impl Sandboxes {
     fn begin(&self, table: &mut Table, record: Record, beginning: Beginning) -> Sandbox {
         let profile = Arc::clone(&record.profile);
         let Record { generation, limits, .. } = record;
-        let first = Snapshot { generation, phase: record.phase.clone(), limits, hands: None, network: None };
+        let (phase, policy) = (record.phase.clone(), record.policy.clone());
+        let first = Snapshot { generation, phase, limits, policy, hands: None, network: None };
         let (publisher, snapshot) = watch::channel(first);
         let (destroy, requests) = watch::channel(0);
         let (orders, queue) = mpsc::channel(ORDERS);
@@ -195,6 +198,15 @@ impl Sandboxes {
     /// [`SandboxError::NotFound`].
     pub fn get(&self, id: &SandboxId) -> Result<Sandbox, SandboxError> {
         self.lock().sandboxes.get(id).cloned().ok_or_else(|| SandboxError::NotFound(id.clone()))
+    }
+
+    /// Changes what a sandbox may reach, as far as the node gives it.
+    ///
+    /// # Errors
+    /// [`SandboxError::Network`]; those of [`Sandbox::set_network`].
+    pub async fn set_network(&self, sandbox: &Sandbox, policy: Policy) -> Result<(), SandboxError> {
+        let policy = self.defaults().network.choose(Some(policy)).map_err(SandboxError::Network)?;
+        sandbox.set_network(policy).await
     }
 
     /// Sandboxes by id: those after one, at most so many, that have all of some labels; and whether there are more.

@@ -56,7 +56,7 @@ pub async fn ports(daemon: &Daemon, sandbox: &Sandbox) -> Vec<(u16, String)> {
 
 /// Puts it to sleep.
 pub async fn hibernate(daemon: &Daemon, sandbox: &Sandbox) {
-    let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone() };
+    let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone(), ..Default::default() };
     assert_eq!(daemon.sandboxes().hibernate(request).await.unwrap().into_inner().phase(), Phase::Hibernated);
 }
 

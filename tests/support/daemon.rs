@@ -28,6 +28,10 @@ pub struct Options {
     pub durable: bool,
     /// Where its directory is made, if not where temporary files are.
     pub place: Option<PathBuf>,
+    /// The command that executes it, if it is not started directly.
+    pub wrapper: Vec<String>,
+    /// Where it serves HTTP, as `--http` takes it; empty: nowhere.
+    pub http: String,
 }
 
 /// A daemon. When it is dropped it is told to end, and has to end well and leave nothing; after a panic it is killed, and
@@ -307,11 +311,16 @@ fn spawn(directory: &Path, options: &Options) -> Child {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", program]);
         command
+    } else if let Some((wrapper, arguments)) = options.wrapper.split_first() {
+        let mut command = Command::new(wrapper);
+        command.args(arguments).arg(program);
+        command
     } else {
         Command::new(program)
     };
     let output = fs::File::options().create(true).append(true).open(log(directory)).expect("the log");
-    command.args(["serve", "--http", "off", "--grpc", "127.0.0.1:0"]);
+    let http = if options.http.is_empty() { "off" } else { &options.http };
+    command.args(["serve", "--http", http, "--grpc", "127.0.0.1:0"]);
     command.args((!options.durable).then_some("--ephemeral"));
     command.arg("--grpc").arg(format!("unix:{}", socket(directory).display()));
     command.arg("--state-dir").arg(state(directory)).arg("--config").arg(directory.join("handsd.toml"));

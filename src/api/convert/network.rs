@@ -1,8 +1,58 @@
-//! Ports.
+//! Networks and ports.
 
+use super::quoted;
 use crate::api::proto;
+use crate::api::proto::network::Mode;
 use crate::api::status::Fault;
-use crate::network::Port;
+use crate::network::policy::{Allow, AllowError, Policy};
+use crate::network::{Port, Usage};
+use crate::telemetry::chain;
+
+/// What a sandbox is to reach; `None` is for the node to say.
+///
+/// # Errors
+/// The first bad field.
+pub fn network(network: Option<proto::Network>) -> Result<Option<Policy>, Fault> {
+    let proto::Network { mode, allow } = network.unwrap_or_default();
+    let mode = Mode::try_from(mode).map_err(|_| Fault::argument("network.mode", "is not a mode of this version"))?;
+    let policy = match mode {
+        Mode::Proxy => return Ok(Some(Policy::Proxy(allowlist(&allow)?))),
+        Mode::Unspecified => None,
+        Mode::None => Some(Policy::None),
+        Mode::Nat => Some(Policy::Nat),
+        Mode::Host => Some(Policy::Host),
+    };
+    if allow.is_empty() { Ok(policy) } else { Err(Fault::argument("network.allow", "is of mode PROXY only")) }
+}
+
+fn allowlist(rules: &[String]) -> Result<Allow, Fault> {
+    Allow::parse(rules).map_err(|error| {
+        let message = match &error {
+            AllowError::Rule { rule, source } => format!("{}: {source}", quoted(rule)),
+            AllowError::TooMany { .. } => chain(&error).to_string(),
+        };
+        Fault::argument("network.allow", message)
+    })
+}
+
+/// What a sandbox may reach.
+#[must_use]
+pub fn network_message(policy: &Policy) -> proto::Network {
+    let (mode, rules) = match policy {
+        Policy::None => (Mode::None, &[][..]),
+        Policy::Proxy(allow) => (Mode::Proxy, allow.rules()),
+        Policy::Nat => (Mode::Nat, &[][..]),
+        Policy::Host => (Mode::Host, &[][..]),
+    };
+    proto::Network { mode: mode.into(), allow: rules.iter().map(ToString::to_string).collect() }
+}
+
+/// What has gone out.
+#[must_use]
+pub fn network_usage(usage: Usage) -> proto::NetworkUsage {
+    let Usage { connected, refused, sent, received } = usage;
+    proto::NetworkUsage { connected, refused, sent_bytes: sent, received_bytes: received }
+}
 
 /// The number of a port.
 ///
@@ -23,6 +73,30 @@ pub fn ports(ports: &[Port]) -> proto::PortsResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asked(mode: Mode, allow: &[&str]) -> Result<Option<Policy>, Fault> {
+        let allow = allow.iter().map(|rule| (*rule).to_owned()).collect();
+        network(Some(proto::Network { mode: mode.into(), allow }))
+    }
+
+    #[test]
+    fn a_network_reads_back() {
+        for (mode, allow) in [(Mode::None, &[][..]), (Mode::Proxy, &["*.a.com:443", "[::1]:80", "*"]), (Mode::Nat, &[])]
+        {
+            let policy = asked(mode, allow).unwrap().unwrap();
+            let message = network_message(&policy);
+            assert_eq!((message.mode(), message.allow.len()), (mode, allow.len()));
+            assert_eq!(network(Some(message)), Ok(Some(policy)));
+        }
+        assert_eq!(network(None), Ok(None));
+    }
+
+    #[test]
+    fn names_are_of_the_proxy_only_and_are_names() {
+        assert!(asked(Mode::Nat, &["a.com"]).is_err());
+        assert!(asked(Mode::Proxy, &["a b"]).is_err());
+        assert!(network(Some(proto::Network { mode: 99, allow: Vec::new() })).is_err());
+    }
 
     #[test]
     fn a_port_has_sixteen_bits_and_is_not_zero() {

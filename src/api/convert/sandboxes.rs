@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::network::{network, network_message, network_usage};
 use super::{MAX_PATH, bounded, check_env, checked_user, key, page_size};
 use crate::api::proto::{self, ErrorReason};
 use crate::api::status::Fault;
@@ -50,7 +51,6 @@ pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String
     check_labels(&request.labels)?;
     let workspace = Some(request.workspace).filter(|path| !path.is_empty());
     workspace.as_deref().map_or(Ok(()), |path| absolute("workspace", path))?;
-    check_network(request.network)?;
     let wish = Wish {
         image,
         env: request.env,
@@ -59,6 +59,7 @@ pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String
         user: checked_user(request.user)?,
         workspace,
         idle: request.idle_timeout.map(idle_timeout).transpose()?,
+        network: network(request.network)?,
     };
     Ok((wish, key(request.idempotency_key)?))
 }
@@ -82,14 +83,6 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-fn check_network(network: Option<proto::Network>) -> Result<(), Fault> {
-    use proto::network::Mode;
-    match network.map_or(Ok(Mode::Unspecified), |network| Mode::try_from(network.mode)) {
-        Ok(Mode::Unspecified | Mode::None) => Ok(()),
-        Err(_) => Err(Fault::argument("network.mode", "is not a mode of this version")),
-    }
 }
 
 fn idle_timeout(timeout: prost_types::Duration) -> Result<IdleTimeout, Fault> {
@@ -167,7 +160,8 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
         }),
         user: profile.user.clone().unwrap_or_default(),
         workspace: profile.workspace.clone(),
-        network: Some(proto::Network { mode: proto::network::Mode::None.into() }),
+        network: Some(network_message(&snapshot.policy)),
+        network_usage: snapshot.network.as_ref().map(|network| network_usage(network.usage())),
         created_at: Some(profile.created_at.into()),
         engine: profile.engine.clone(),
         failure: snapshot.phase.failure().map(|failure| proto::Failure {

@@ -14,6 +14,7 @@ use crate::api::status::Fault;
 use crate::auth::policy::Scope;
 use crate::hands::{Hands, Run};
 use crate::ids::SandboxId;
+use crate::network::policy::Policy;
 use crate::sandbox::{Defaults, Lease, Sandbox, SandboxError, Sandboxes, Wish};
 
 /// The way to the sandboxes.
@@ -106,6 +107,14 @@ impl Door<'_> {
         let run = hands.run(&convert::run_id(run)?)?;
         self.call.is_about_run(run.id());
         Ok((hands, run))
+    }
+
+    /// Changes what a sandbox may reach, as far as the node gives it.
+    ///
+    /// # Errors
+    /// More is asked for, or it cannot be changed.
+    pub async fn set_network(&self, sandbox: &Sandbox, policy: Policy) -> Result<(), Fault> {
+        Ok(self.sandboxes.set_network(sandbox, policy).await?)
     }
 
     /// Notes that the call is about a run that it has started.

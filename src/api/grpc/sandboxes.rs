@@ -10,7 +10,8 @@ use crate::api::proto::sandboxes_server::Sandboxes as Service;
 use crate::api::proto::{
     CreateSandboxRequest, DestroySandboxRequest, DestroySandboxResponse, ErrorReason, ForwardRequest, ForwardResponse,
     GetSandboxRequest, HibernateSandboxRequest, ListSandboxesRequest, ListSandboxesResponse, PortsRequest,
-    PortsResponse, Sandbox as Message, SetLimitsRequest, TouchSandboxRequest, WakeSandboxRequest, WatchSandboxRequest,
+    PortsResponse, Sandbox as Message, SetLimitsRequest, SetNetworkRequest, TouchSandboxRequest, WakeSandboxRequest,
+    WatchSandboxRequest,
 };
 use crate::api::status::Fault;
 use crate::sandbox::{Sandbox, Sandboxes};
@@ -99,6 +100,14 @@ impl Service for SandboxesService {
         let sandbox = door.find(&request.sandbox_id)?;
         let limits = convert::limits(&request.limits.unwrap_or_default())?;
         sandbox.set_limits(limits).await.map_err(Fault::from)?;
+        Ok(answer(&sandbox))
+    }
+
+    async fn set_network(&self, request: Request<SetNetworkRequest>) -> Result<Response<Message>, Status> {
+        let (door, request) = self.doors.enter(request)?;
+        let sandbox = door.find(&request.sandbox_id)?;
+        let policy = convert::network(request.network)?.ok_or_else(|| Fault::argument("network.mode", "is missing"))?;
+        door.set_network(&sandbox, policy).await?;
         Ok(answer(&sandbox))
     }
 

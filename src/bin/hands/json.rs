@@ -25,6 +25,13 @@ pub fn sandbox(sandbox: &proto::Sandbox) -> Value {
         "user": sandbox.user,
         "workspace": sandbox.workspace,
         "network": sandbox.network.as_ref().map(|network| network.mode().as_str_name()),
+        "network_allow": sandbox.network.as_ref().map(|network| &network.allow),
+        "network_usage": sandbox.network_usage.as_ref().map(|usage| json!({
+            "connected": usage.connected,
+            "refused": usage.refused,
+            "sent_bytes": usage.sent_bytes,
+            "received_bytes": usage.received_bytes,
+        })),
         "created_at": time(sandbox.created_at),
         "engine": sandbox.engine,
         "failure": sandbox.failure.as_ref().map(|failure| json!({ "reason": failure.reason, "message": failure.message })),

@@ -11,6 +11,7 @@ mod follow;
 mod forward;
 mod input;
 mod json;
+mod network;
 mod output;
 mod runs;
 mod sandboxes;
@@ -113,6 +114,7 @@ enum Command {
     Cp(copy::CpArgs),
     Ports(forward::PortsArgs),
     Forward(forward::ForwardArgs),
+    Allow(network::AllowArgs),
     /// Shows what the node is, can do and cannot
     Info,
     /// Prints completions, such as: hands completion bash > /etc/bash_completion.d/hands
@@ -209,6 +211,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Cp(args) => copy::cp(&context, args).await,
         Command::Ports(args) => forward::ports(&context, args).await,
         Command::Forward(args) => forward::forward(&context, args).await,
+        Command::Allow(args) => network::allow(&context, args).await,
         Command::Completion { .. } => Ok(()),
     }
     .map(|()| 0)

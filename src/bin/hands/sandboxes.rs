@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::events::Format;
 use crate::output::{self, Align};
-use crate::{Context, args, errors, json};
+use crate::{Context, args, errors, json, network};
 
 /// Makes a sandbox and prints its id.
 #[derive(Debug, clap::Args)]
@@ -54,6 +54,13 @@ pub struct CreateArgs {
     /// Go to sleep after so long without use, such as 5m; 0 for never [default: the node's]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     idle_timeout: Option<prost_types::Duration>,
+    /// What it can reach; "proxy" is what --allow lists [default: the node's]
+    #[arg(long, value_name = "MODE")]
+    network: Option<network::Mode>,
+    /// A name, "*.name", "*" or an address that can be connected to, with or without a port; implies --network proxy, and
+    /// may be given many times
+    #[arg(long, value_name = "NAME[:PORT]")]
+    allow: Vec<String>,
     /// A second create with the same key and request answers with the same sandbox
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -126,7 +133,7 @@ pub async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         limits: Some(limits),
         user: args.user.unwrap_or_default(),
         workspace: args.workspace.unwrap_or_default(),
-        network: None,
+        network: network::request(args.network, args.allow)?,
         idempotency_key: args.idempotency_key.unwrap_or_default(),
         idle_timeout: args.idle_timeout,
     };
@@ -264,6 +271,7 @@ fn describe(sandbox: &Sandbox, now: SystemTime) -> String {
         ("cpus", if limits.cpus > 0.0 { limits.cpus.to_string() } else { String::new() }),
         ("pids", if limits.pids == 0 { String::new() } else { limits.pids.to_string() }),
         ("disk", bytes(limits.disk_bytes)),
+        ("network", network::describe(sandbox)),
         ("runs", sandbox.running.to_string()),
         ("generation", sandbox.generation.to_string()),
     ])

@@ -1,0 +1,82 @@
+//! What a sandbox can reach: `--network` and `--allow`, and `hands allow`.
+
+use anyhow::bail;
+use handsd::api::proto::network::Mode as Message;
+use handsd::api::proto::{Network, Sandbox, SetNetworkRequest};
+
+use crate::events::Format;
+use crate::{Context, json, output};
+
+/// A kind of network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Its own loopback
+    None,
+    /// What is listed, through the node
+    Proxy,
+    /// All but the node, its other sandboxes and private networks
+    Nat,
+    /// What the node reaches
+    Host,
+}
+
+/// Replaces what a sandbox of network "proxy" can connect to; connections that are not allowed any more are cut.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hands allow $ID example.com '*.debian.org:80'
+  hands allow $ID                        # nothing any more")]
+pub struct AllowArgs {
+    /// The sandbox
+    id: String,
+    /// Names, \"*.name\", \"*\" or addresses, with or without a port
+    #[arg(value_name = "NAME[:PORT]")]
+    rules: Vec<String>,
+}
+
+/// The network of a request.
+pub fn request(mode: Option<Mode>, allow: Vec<String>) -> anyhow::Result<Option<Network>> {
+    let mode = match mode {
+        None if allow.is_empty() => return Ok(None),
+        None | Some(Mode::Proxy) => Message::Proxy,
+        Some(_) if !allow.is_empty() => bail!("--allow is for --network proxy only"),
+        Some(Mode::None) => Message::None,
+        Some(Mode::Nat) => Message::Nat,
+        Some(Mode::Host) => Message::Host,
+    };
+    Ok(Some(Network { mode: mode.into(), allow }))
+}
+
+/// `hands allow`
+pub async fn allow(context: &Context, args: AllowArgs) -> anyhow::Result<()> {
+    let network = Network { mode: Message::Proxy.into(), allow: args.rules };
+    let request = SetNetworkRequest { sandbox_id: args.id, network: Some(network) };
+    let sandbox = context.sandboxes().set_network(request).await?.into_inner();
+    match context.format {
+        Format::Text => output::print(&format!("{}\n", describe(&sandbox))),
+        Format::Json => output::print_json(&json::sandbox(&sandbox)),
+    }
+}
+
+/// Mode, list and use in one line.
+pub fn describe(sandbox: &Sandbox) -> String {
+    let network = sandbox.network.clone().unwrap_or_default();
+    let mut text = network.mode().as_str_name().to_ascii_lowercase();
+    for rule in &network.allow {
+        text.push_str(&format!(" {rule}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_implies_the_proxy_and_fits_nothing_else() {
+        let allow = || vec!["a.com".to_owned()];
+        assert_eq!(request(None, Vec::new()).unwrap(), None);
+        assert_eq!(request(None, allow()).unwrap().unwrap().mode(), Message::Proxy);
+        assert_eq!(request(Some(Mode::Proxy), Vec::new()).unwrap().unwrap().mode(), Message::Proxy);
+        assert!(request(Some(Mode::Nat), allow()).is_err());
+    }
+}
