@@ -41,8 +41,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where gRPC is served; at least one, none twice.
     pub grpc: Vec<ListenAddress>,
-    /// Where /livez and /readyz are served, if anywhere.
-    pub http: Option<SocketAddr>,
+    /// The HTTP surface.
+    pub http: HttpConfig,
     /// What is logged, and how.
     pub log: LogConfig,
     /// Who may call.
@@ -62,6 +62,25 @@ pub struct Config {
     /// What makes the containers.
     pub engine: EngineConfig,
 }
+
+/// The HTTP surface: where it is, and who may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where it is served, if anywhere.
+    pub listen: Option<SocketAddr>,
+    /// Names of this node in URLs, besides its addresses and "localhost"; in lower case, without a port.
+    pub hosts: Vec<String>,
+    /// Origins of other sites whose pages may call it, such as "https://app.example"; "*" is any.
+    pub origins: Vec<String>,
+    /// The file with the API key; absolute and UTF-8.
+    pub key_file: PathBuf,
+    /// The key itself, which comes before the file.
+    pub key: Option<Secret>,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
 
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,7 +237,7 @@ pub struct Overrides {
     /// Where gRPC is served: unix:/path or an address, without TLS a loopback one; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     pub grpc: Vec<ListenAddress>,
-    /// Where /livez and /readyz are served: a loopback address, or "off"
+    /// Where the HTTP API, its page, /livez and /readyz are served: a loopback address, or "off"
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<HttpAddress>,
     /// What makes the containers
@@ -251,6 +270,8 @@ pub struct Environment {
     pub docker_config: Option<PathBuf>,
     /// `$CREDENTIALS_DIRECTORY`: where the service manager puts what the unit's `LoadCredential` names.
     pub credentials: Option<PathBuf>,
+    /// `$HANDSD_API_KEY`.
+    pub api_key: Option<Secret>,
 }
 
 /// Why there is no configuration.
@@ -319,7 +340,28 @@ impl Environment {
             docker_host: std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()),
             docker_config: directory("DOCKER_CONFIG"),
             credentials: directory("CREDENTIALS_DIRECTORY"),
+            api_key: std::env::var("HANDSD_API_KEY").ok().filter(|key| !key.is_empty()).map(Secret::new),
         }
+    }
+}
+
+impl Secret {
+    /// Keeps a text from being shown.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text, for the one who uses it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret(..)")
     }
 }
 

@@ -169,7 +169,7 @@ impl Daemon {
             let at = daemon.front.serve(address, routes.clone(), &daemon.stop, &mut daemon.servers).await;
             daemon.grpc.push(at.map_err(DaemonError::Front)?);
         }
-        if let Some(address) = config.http {
+        if let Some(address) = config.http.listen {
             daemon.serve_http(address).await?;
         }
         Ok(daemon)

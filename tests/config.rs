@@ -28,7 +28,7 @@ fn what_print_config_prints_is_read_back_to_the_same() {
         "\
 state_dir = \"/srv/hands \\\"quoted\\\"\"
 grpc = [\"unix:/run/h.sock\", \"127.0.0.1:9\"]
-http = \"off\"
+http.listen = \"off\"
 [sandbox]
 memory = \"1536MiB\"
 cpus = 0.5
@@ -48,7 +48,7 @@ cgroup = \"off\"
     assert_eq!(text(&first.stdout), text(&second.stdout));
     let config = Config::parse(text(&first.stdout), &Environment::default()).unwrap();
     assert_eq!((config.sandbox.memory, config.sandbox.cpus, config.sandbox.pids), (Some(1536 << 20), Some(0.5), None));
-    assert_eq!(config.http, None);
+    assert_eq!(config.http.listen, None);
 }
 
 #[test]

@@ -21,8 +21,11 @@ pub(super) const ROOT_STATE_DIR: &str = "/var/lib/handsd";
 pub(super) const ROOT_SOCKET: &str = "/run/handsd/handsd.sock";
 /// For clients that cannot speak over a unix socket. Loopback, because by default there is no TLS.
 pub(super) const GRPC_PORT: SocketAddr = loopback(7420);
-/// Liveness and readiness, beside the gRPC port.
+/// The HTTP API, its page, liveness and readiness, beside the gRPC port.
 pub(super) const HTTP: SocketAddr = loopback(7421);
+
+/// The API key's file in the state directory.
+pub(super) const KEY_FILE: &str = "api.key";
 
 /// What a person who operates the node cares about: starts, ends, and what failed.
 pub(super) const LOG_FILTER: &str = "info";

@@ -13,7 +13,7 @@ use super::access;
 use super::section::{self, Section, choice, integer, limit, number, text};
 use super::{
     AddressError, CgroupUse, Config, DockerConfig, EngineConfig, EngineKind, Environment, Fault, HttpAddress,
-    ImageConfig, ListenAddress, LogConfig, LogFormat, NetworkConfig, Overrides, PullPolicy, RunDefaults,
+    HttpConfig, ImageConfig, ListenAddress, LogConfig, LogFormat, NetworkConfig, Overrides, PullPolicy, RunDefaults,
     SandboxDefaults, UserNamespace, defaults, units,
 };
 use crate::image::ImageRef;
@@ -29,7 +29,7 @@ pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environmen
         let grpc = grpc(root, overrides, environment, &state_dir, reach);
         let engine = root.section("engine", |section| engine(section, overrides, environment));
         Config {
-            http: http(root, overrides, &grpc),
+            http: root.section("http", |section| http(section, overrides, environment, &state_dir, &grpc)),
             grpc,
             log: root.section("log", log),
             auth,
@@ -96,13 +96,41 @@ fn grpc(
     addresses
 }
 
-fn http(root: &mut Section<'_, '_>, overrides: &Overrides, grpc: &[ListenAddress]) -> Option<SocketAddr> {
-    let written = root.take("http", text(|text| text.parse::<HttpAddress>().map_err(expected)));
-    let http: Option<SocketAddr> = overrides.http.or(written).unwrap_or(HttpAddress::At(defaults::HTTP)).into();
+fn http(
+    http: &mut Section<'_, '_>,
+    overrides: &Overrides,
+    environment: &Environment,
+    state_dir: &Path,
+    grpc: &[ListenAddress],
+) -> HttpConfig {
+    let written = http.take("listen", text(|text| text.parse::<HttpAddress>().map_err(expected)));
+    let listen: Option<SocketAddr> = overrides.http.or(written).unwrap_or(HttpAddress::At(defaults::HTTP)).into();
     // Of port 0 the kernel makes another port each time.
-    let taken = http.filter(|address| address.port() != 0 && grpc.contains(&ListenAddress::Tcp(*address)));
-    root.reject("http", taken.map(|_| "expected another address than gRPC has".to_owned()));
-    http
+    let taken = listen.filter(|address| address.port() != 0 && grpc.contains(&ListenAddress::Tcp(*address)));
+    http.reject("listen", taken.map(|_| "expected another address than gRPC has".to_owned()));
+    HttpConfig {
+        listen,
+        hosts: http.take_list("hosts", text(host)).unwrap_or_default(),
+        origins: http.take_list("origins", text(origin)).unwrap_or_default(),
+        key_file: http.take("key_file", text(directory)).unwrap_or_else(|| state_dir.join(defaults::KEY_FILE)),
+        key: environment.api_key.clone(),
+    }
+}
+
+/// A host's name as it stands in a URL.
+fn host(text: &str) -> Result<String, String> {
+    let usable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    if usable { Ok(text.to_ascii_lowercase()) } else { Err("a host's name like \"node1.example\"".to_owned()) }
+}
+
+/// An origin as browsers write it (RFC 6454), or the word for all of them.
+fn origin(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let usable = host.is_some_and(|host| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
+    });
+    let expected = || "an origin like \"https://app.example\", or \"*\"".to_owned();
+    if usable || text == "*" { Ok(text.to_ascii_lowercase()) } else { Err(expected()) }
 }
 
 fn log(log: &mut Section<'_, '_>) -> LogConfig {

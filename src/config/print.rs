@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{CgroupUse, Config, DockerConfig, EngineKind, LogFormat, NetworkConfig, PullPolicy, UserNamespace, units};
+use super::{
+    CgroupUse, Config, DockerConfig, EngineKind, HttpConfig, LogFormat, NetworkConfig, PullPolicy, UserNamespace, units,
+};
 use crate::network::policy::Policy;
 
 impl Config {
@@ -10,13 +12,13 @@ impl Config {
     /// same configuration.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        let (listening, tables) = (self.listening(), [self.log(), self.sandbox(), self.run(), self.image()]);
+        let first = [self.listening(), self.http(), self.log(), self.sandbox(), self.run(), self.image()];
         let rest = [self.network(), self.engine(), self.docker(), self.limits(), self.access()];
-        [&[listening][..], &tables, &rest].concat().join("\n")
+        [&first[..], &rest].concat().join("\n")
     }
 
     fn listening(&self) -> String {
-        let Self { state_dir, grpc, http, .. } = self;
+        let Self { state_dir, grpc, .. } = self;
         let grpc: Vec<_> = grpc.iter().map(|address| text(&address.to_string())).collect();
         format!(
             "\
@@ -24,12 +26,32 @@ impl Config {
 state_dir = {state_dir}
 # Where gRPC is served: \"unix:/path\" or an address; without [tls] a loopback one. See [auth] for who may call.
 grpc = [{grpc}]
-# Where /livez and /readyz are served: a loopback address, or \"off\".
-http = {http}
 ",
             state_dir = text(&state_dir.display().to_string()),
             grpc = grpc.join(", "),
-            http = http.map_or_else(|| text("off"), |address| text(&address.to_string())),
+        )
+    }
+
+    fn http(&self) -> String {
+        // The key is in the environment and stays there.
+        let HttpConfig { listen, hosts, origins, key_file, key: _ } = &self.http;
+        let list = |items: &[String]| items.iter().map(|item| text(item)).collect::<Vec<_>>().join(", ");
+        format!(
+            "\
+[http]
+# Where the HTTP API, its page, /livez and /readyz are served: a loopback address, or \"off\".
+listen = {listen}
+# Names of this node in URLs, besides its addresses and \"localhost\".
+hosts = [{hosts}]
+# Origins of other sites whose pages may call it, such as \"https://app.example\"; \"*\" is any.
+origins = [{origins}]
+# The API key; a new one is put here if there is no such file. HANDSD_API_KEY comes before it.
+key_file = {key_file}
+",
+            listen = listen.map_or_else(|| text("off"), |address| text(&address.to_string())),
+            hosts = list(hosts),
+            origins = list(origins),
+            key_file = text(&key_file.display().to_string()),
         )
     }
 

@@ -23,7 +23,8 @@ fn an_empty_file_gives_the_defaults() {
         config.grpc,
         [ListenAddress::Unix("/run/handsd/handsd.sock".into()), ListenAddress::Tcp("127.0.0.1:7420".parse().unwrap())]
     );
-    assert_eq!(config.http, Some("127.0.0.1:7421".parse().unwrap()));
+    assert_eq!(config.http.listen, Some("127.0.0.1:7421".parse().unwrap()));
+    assert_eq!(config.http.key_file, Path::new("/var/lib/handsd/api.key"));
     assert_eq!(config.run.timeout, Duration::from_secs(300));
     assert_eq!(config.sandbox.pids, Some(4096));
 }
@@ -82,7 +83,11 @@ fn every_key_is_read() {
     let text = "\
 state_dir = '/state'
 grpc = ['unix:/state/socket', '[::1]:1']
-http = 'off'
+[http]
+listen = 'off'
+hosts = ['Node1.example']
+origins = ['https://app.example:8443', '*']
+key_file = '/etc/handsd/key'
 [log]
 filter = 'warn,handsd::engine=debug'
 format = 'json'
@@ -135,7 +140,13 @@ audit = '/audit'
     let expected = Config {
         state_dir: "/state".into(),
         grpc: vec!["unix:/state/socket".parse().unwrap(), "[::1]:1".parse().unwrap()],
-        http: None,
+        http: HttpConfig {
+            listen: None,
+            hosts: vec!["node1.example".to_owned()],
+            origins: vec!["https://app.example:8443".to_owned(), "*".to_owned()],
+            key_file: "/etc/handsd/key".into(),
+            key: None,
+        },
         log: LogConfig { filter: "warn,handsd::engine=debug".to_owned(), format: LogFormat::Json },
         auth: AuthConfig { clients: Vec::new(), audit: Some("/audit".into()) },
         tls: None,
@@ -191,7 +202,8 @@ fn every_fault_is_reported_with_its_place_and_what_was_expected() {
     let text = "\
 statedir = '/state'
 grpc = ['unix:socket', '0.0.0.0:7420']
-http = 7421
+[http]
+listen = 7421
 [run]
 timeout = 300
 output_cap = '1K'
@@ -204,11 +216,11 @@ kind = 'podman'
         "1:1: statedir: unknown key; did you mean \"state_dir\"?",
         "2:10: grpc: expected \"unix:\" and an absolute path, or an address like \"127.0.0.1:7420\", found \"unix:socket\"",
         "2:25: grpc: expected a loopback address (beyond loopback it takes [tls]), found \"0.0.0.0:7420\"",
-        "3:8: http: expected text, found 7421",
-        "5:11: run.timeout: expected a duration like \"90s\" or \"10m\", from 1s to 30days, found 300",
-        "6:15: run.output_cap: expected a size like \"512MiB\" or a number of bytes, from 64KiB to 1024TiB, found \"1K\"",
-        "7:12: run.max_runs: expected a whole number from 1 to 32768, found 0",
-        "9:9: engine.kind: expected \"native\" or \"docker\", found \"podman\"",
+        "4:10: http.listen: expected text, found 7421",
+        "6:11: run.timeout: expected a duration like \"90s\" or \"10m\", from 1s to 30days, found 300",
+        "7:15: run.output_cap: expected a size like \"512MiB\" or a number of bytes, from 64KiB to 1024TiB, found \"1K\"",
+        "8:12: run.max_runs: expected a whole number from 1 to 32768, found 0",
+        "10:9: engine.kind: expected \"native\" or \"docker\", found \"podman\"",
     ];
     assert_eq!(faults.len(), expected.len(), "{faults:#?}");
     for (fault, expected) in faults.iter().zip(expected) {
@@ -224,8 +236,12 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("grpc", "[]"),
         ("grpc", "'127.0.0.1:7420'"),
         ("grpc", "['127.0.0.1:1', '127.0.0.1:1']"),
-        ("http", "'0.0.0.0:7421'"),
-        ("http", "'127.0.0.1:7420'"),
+        ("http.listen", "'0.0.0.0:7421'"),
+        ("http.listen", "'127.0.0.1:7420'"),
+        ("http.hosts", "['http://node1']"),
+        ("http.origins", "['app.example']"),
+        ("http.origins", "['https://app.example/path']"),
+        ("http.key_file", "'key'"),
         ("log.filter", "'handsd=loud'"),
         ("network.default", "'bridge'"),
         ("network.default", "'host'"),
@@ -268,7 +284,8 @@ fn the_default_deadline_is_never_beyond_the_maximum() {
 #[test]
 fn flags_win_over_the_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, "state_dir = '/file'\ngrpc = ['127.0.0.1:1']\nhttp = 'off'\nrun.max_runs = 7\n").unwrap();
+    std::fs::write(&file, "state_dir = '/file'\ngrpc = ['127.0.0.1:1']\nhttp.listen = 'off'\nrun.max_runs = 7\n")
+        .unwrap();
     let overrides = Overrides {
         state_dir: Some("/flag".into()),
         grpc: vec!["unix:/flag/socket".parse().unwrap()],
@@ -278,7 +295,7 @@ fn flags_win_over_the_file() {
     let config = Config::load(Some(file.path()), &overrides, &root()).unwrap();
     assert_eq!(config.state_dir, Path::new("/flag"));
     assert_eq!(config.grpc, overrides.grpc);
-    assert_eq!(config.http, Some("127.0.0.1:9".parse().unwrap()));
+    assert_eq!(config.http.listen, Some("127.0.0.1:9".parse().unwrap()));
     assert_eq!(config.run.max_runs, 7);
 }
 
@@ -299,20 +316,29 @@ fn a_state_directory_too_deep_for_the_default_socket_is_a_fault() {
 
 #[test]
 fn port_0_is_another_port_each_time() {
-    let config = Config::parse("grpc = ['127.0.0.1:0']\nhttp = '127.0.0.1:0'", &root()).unwrap();
-    assert_eq!(config.grpc, [ListenAddress::Tcp(config.http.unwrap())]);
+    let config = Config::parse("grpc = ['127.0.0.1:0']\nhttp.listen = '127.0.0.1:0'", &root()).unwrap();
+    assert_eq!(config.grpc, [ListenAddress::Tcp(config.http.listen.unwrap())]);
+}
+
+#[test]
+fn the_key_of_the_environment_is_used_and_never_shown() {
+    let environment = Environment { api_key: Some(Secret::new("hunter2".to_owned())), ..root() };
+    let config = Config::parse("", &environment).unwrap();
+    assert_eq!(config.http.key.as_ref().map(Secret::expose), Some("hunter2"));
+    assert!(!config.to_toml().contains("hunter2"));
+    assert!(!format!("{config:?}").contains("hunter2"));
 }
 
 #[test]
 fn faults_of_a_file_name_the_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, "http = 1\nx = 2\n").unwrap();
+    std::fs::write(&file, "http.listen = 1\nx = 2\n").unwrap();
     let error = Config::load(Some(file.path()), &Overrides::default(), &root()).unwrap_err();
     let name = file.path().display();
     let message = error.to_string();
     let lines: Vec<_> = message.lines().collect();
     assert_eq!(lines.len(), 2);
-    assert!(lines[0].starts_with(&format!("{name}:1:8: http: expected")), "{message}");
+    assert!(lines[0].starts_with(&format!("{name}:1:15: http.listen: expected")), "{message}");
     assert!(lines[1].starts_with(&format!("{name}:2:1: x: unknown key")), "{message}");
 }
 
