@@ -213,7 +213,7 @@ impl Driver {
 
     async fn next_event(&mut self, orders: &mut mpsc::Receiver<Order>) -> Event {
         let idle = async {
-            match (&self.record.phase, self.record.profile.idle) {
+            match (&self.record.phase, self.record.idle()) {
                 (Phase::Running, IdleTimeout::After(timeout)) => self.activity.idle(timeout).await,
                 _ => std::future::pending().await,
             }
@@ -258,6 +258,7 @@ impl Driver {
             Order::Wake(reply) => (self.wake().await, reply),
             Order::SetLimits(limits, reply) => (self.set_limits(limits).await, reply),
             Order::SetNetwork(policy, reply) => (self.set_network(policy).await, reply),
+            Order::SetIdle(idle, reply) => (self.set_idle(idle).await, reply),
         };
         let _ = reply.send(result);
     }
@@ -268,8 +269,17 @@ impl Driver {
             let set = self.tools.engine.set_limits(self.id(), &limits).await;
             set.map_err(|error| self.failed("set the limits of", error))?;
         }
+        self.change(|record| record.limits = limits.or(record.limits)).await
+    }
+
+    async fn set_idle(&mut self, idle: IdleTimeout) -> Result<(), SandboxError> {
+        self.change(|record| record.idle = Some(idle)).await
+    }
+
+    /// Stores and publishes what was changed without a change of phase.
+    async fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), SandboxError> {
         let mut record = self.record.clone();
-        record.limits = limits.or(record.limits);
+        change(&mut record);
         record.generation += 1;
         self.store(&record).await?;
         self.record = record;
@@ -282,15 +292,10 @@ impl Driver {
         if made != asked {
             return Err(SandboxError::NetworkMode { id: self.id().clone(), made, asked });
         }
-        let mut record = self.record.clone();
-        record.policy = policy;
-        record.generation += 1;
-        self.store(&record).await?;
-        self.record = record;
+        self.change(|record| record.policy = policy).await?;
         if let Some(network) = self.body.network() {
             network.set_policy(self.record.policy.clone());
         }
-        self.publish();
         Ok(())
     }
 
@@ -308,7 +313,7 @@ impl Driver {
 
     /// Goes to sleep if nobody came in the meantime.
     async fn fall_asleep(&mut self) {
-        let IdleTimeout::After(timeout) = self.record.profile.idle else { return };
+        let IdleTimeout::After(timeout) = self.record.idle() else { return };
         if self.activity.close_if_idle(timeout)
             && let Err(error) = self.hibernate(Tier::Frozen).await
         {
@@ -507,11 +512,11 @@ impl Driver {
 
     fn publish(&self) {
         let (hands, network) = (self.body.hands(), self.body.network());
-        let Record { generation, phase, limits, policy, .. } = &self.record;
+        let (Record { generation, phase, limits, policy, .. }, idle) = (&self.record, self.record.idle());
         self.publisher.send_if_modified(|snapshot| {
             let is_news = snapshot.generation != *generation;
             let (phase, policy) = (phase.clone(), policy.clone());
-            *snapshot = Snapshot { generation: *generation, phase, limits: *limits, policy, hands, network };
+            *snapshot = Snapshot { generation: *generation, phase, limits: *limits, idle, policy, hands, network };
             is_news
         });
     }

@@ -55,6 +55,7 @@ enum Order {
     Wake(Reply),
     SetLimits(Limits, Reply),
     SetNetwork(Policy, Reply),
+    SetIdle(IdleTimeout, Reply),
 }
 
 /// What a caller wants.
@@ -131,7 +132,7 @@ pub struct Profile {
     pub user: Option<String>,
     /// Working directory.
     pub workspace: String,
-    /// When it goes to sleep.
+    /// When it goes to sleep, as it was asked for.
     pub idle: IdleTimeout,
     /// When it was asked for.
     pub created_at: SystemTime,
@@ -148,6 +149,8 @@ pub struct Snapshot {
     pub phase: Phase,
     /// Bounds in force.
     pub limits: Limits,
+    /// When it goes to sleep.
+    pub idle: IdleTimeout,
     /// What it may reach.
     pub policy: Policy,
     /// While its guest is there, awake or asleep.
@@ -341,9 +344,18 @@ impl Sandbox {
     /// Changes what it may reach, within the same mode. Does not wake it.
     ///
     /// # Errors
-    /// [`SandboxError::NetworkMode`], [`SandboxError::NotRunning`].
+    /// [`SandboxError::NetworkMode`], [`SandboxError::NotRunning`], [`SandboxError::Store`].
     async fn set_network(&self, policy: Policy) -> Result<(), SandboxError> {
         self.order(|reply| Order::SetNetwork(policy, reply)).await
+    }
+
+    /// Changes when it goes to sleep. Counts as use.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`], [`SandboxError::Store`].
+    pub async fn set_idle(&self, idle: IdleTimeout) -> Result<(), SandboxError> {
+        self.touch();
+        self.order(|reply| Order::SetIdle(idle, reply)).await
     }
 
     /// Counts as use.

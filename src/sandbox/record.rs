@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::History;
 use super::state::{Failure, Phase, Tier};
-use super::{Profile, Wish};
+use super::{IdleTimeout, Profile, Wish};
 use crate::engine::{ImageDefaults, Limits};
 use crate::network::policy::Policy;
 use crate::store::NewEvent;
@@ -27,6 +27,9 @@ pub struct Record {
     pub image: ImageDefaults,
     /// Bounds in force.
     pub limits: Limits,
+    /// When it goes to sleep, if that was changed since it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<IdleTimeout>,
     /// What it may reach.
     pub policy: Policy,
     /// Grows with every change.
@@ -71,12 +74,19 @@ impl Record {
             claim,
             image: ImageDefaults::default(),
             limits,
+            idle: None,
             policy,
             generation: 1,
             phase: Phase::Creating,
             boot,
             crashes: History::default(),
         }
+    }
+
+    /// When it goes to sleep.
+    #[must_use]
+    pub fn idle(&self) -> IdleTimeout {
+        self.idle.unwrap_or(self.profile.idle)
     }
 
     /// As it is stored.

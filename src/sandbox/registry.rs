@@ -148,8 +148,8 @@ impl Sandboxes {
     fn begin(&self, table: &mut Table, record: Record, beginning: Beginning) -> Sandbox {
         let profile = Arc::clone(&record.profile);
         let Record { generation, limits, .. } = record;
-        let (phase, policy) = (record.phase.clone(), record.policy.clone());
-        let first = Snapshot { generation, phase, limits, policy, hands: None, network: None };
+        let (phase, policy, idle) = (record.phase.clone(), record.policy.clone(), record.idle());
+        let first = Snapshot { generation, phase, limits, idle, policy, hands: None, network: None };
         let (publisher, snapshot) = watch::channel(first);
         let (destroy, requests) = watch::channel(0);
         let (orders, queue) = mpsc::channel(ORDERS);

@@ -174,7 +174,7 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
             Some(Tier::Stopped) => proto::Tier::Stopped.into(),
             None => proto::Tier::Unspecified.into(),
         },
-        idle_timeout: match profile.idle {
+        idle_timeout: match snapshot.idle {
             IdleTimeout::After(timeout) => prost_types::Duration::try_from(timeout).ok(),
             IdleTimeout::Never => None,
         },
