@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use axum::serve::ListenerExt;
 use nix::fcntl::{Flock, FlockArg};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 
@@ -22,13 +24,15 @@ use crate::api::grpc::hands::HandsService;
 use crate::api::grpc::node::NodeService;
 use crate::api::grpc::sandboxes::SandboxesService;
 use crate::api::http;
+use crate::api::http::access::Access;
+use crate::api::http::key::{ApiKey, KeyError};
 use crate::api::proto::hands_server::HandsServer;
 use crate::api::proto::node_server::NodeServer;
 use crate::api::proto::sandboxes_server::SandboxesServer;
 use crate::api::proto::{DESCRIPTORS, Defaults as DefaultsMessage, NodeInfo};
 use crate::check;
 use crate::client::MESSAGE_BYTES;
-use crate::config::{self, CgroupUse, Config, DockerConfig, EngineKind, ListenAddress};
+use crate::config::{self, CgroupUse, Config, DockerConfig, EngineKind, HttpConfig, ListenAddress};
 use crate::engine::docker::{self, Docker};
 use crate::engine::native::{Ids, Native};
 use crate::engine::{Engine, EngineError, Limits, cgroup};
@@ -96,6 +100,9 @@ pub enum DaemonError {
     /// gRPC cannot be served as configured.
     #[error(transparent)]
     Front(FrontError),
+    /// There is no key for the HTTP surface.
+    #[error("the HTTP surface")]
+    Key(#[source] KeyError),
     /// Reflection refuses the descriptors.
     #[error("gRPC reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -145,7 +152,7 @@ impl Daemon {
         routes
             .add_service(sized(HandsServer::new(HandsService::new(sandboxes.clone(), deadlines))))
             .add_service(SandboxesServer::new(SandboxesService::new(sandboxes.clone())))
-            .add_service(NodeServer::new(NodeService::new(info, sandboxes.clone())))
+            .add_service(NodeServer::new(NodeService::new(info.clone(), sandboxes.clone())))
             .add_service(health_service)
             .add_service(reflection);
         health.set_serving::<HandsServer<HandsService>>().await;
@@ -170,7 +177,16 @@ impl Daemon {
             daemon.grpc.push(at.map_err(DaemonError::Front)?);
         }
         if let Some(address) = config.http.listen {
-            daemon.serve_http(address).await?;
+            let settings = http::Settings {
+                sandboxes: daemon.sandboxes.clone(),
+                deadlines,
+                node: info,
+                ready: daemon.ready.subscribe(),
+                access: access(config)?,
+                stop: daemon.stop.clone(),
+                tasks: TaskTracker::new(),
+            };
+            daemon.serve_http(address, settings).await?;
         }
         Ok(daemon)
     }
@@ -209,13 +225,18 @@ impl Daemon {
         self.servers.spawn(reconcile(self.sandboxes.clone(), self.stop.clone()));
     }
 
-    async fn serve_http(&mut self, address: SocketAddr) -> Result<(), DaemonError> {
+    async fn serve_http(&mut self, address: SocketAddr, settings: http::Settings) -> Result<(), DaemonError> {
         let failed = |source| DaemonError::Listen { address: address.to_string(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         self.http = Some(listener.local_addr().map_err(failed)?);
         let stop = self.stop.clone().cancelled_owned();
-        let server = axum::serve(listener, http::router(self.ready.subscribe())).with_graceful_shutdown(stop);
-        self.servers.spawn(log_end(async move { server.await }));
+        let tasks = settings.tasks.clone();
+        let server = axum::serve(listener.tap_io(no_delay), http::router(settings)).with_graceful_shutdown(stop);
+        self.servers.spawn(async move {
+            log_end(async move { server.await }).await;
+            tasks.close();
+            tasks.wait().await;
+        });
         Ok(())
     }
 
@@ -285,6 +306,23 @@ fn sized<T: crate::api::proto::hands_server::Hands>(server: HandsServer<T>) -> H
 async fn log_end<E: std::error::Error>(server: impl Future<Output = Result<(), E>>) {
     if let Err(error) = server.await {
         tracing::error!(error = %chain(&error), "a listener ended");
+    }
+}
+
+/// Who may use the HTTP surface.
+fn access(config: &Config) -> Result<Access, DaemonError> {
+    let HttpConfig { hosts, origins, key_file, key, .. } = &config.http;
+    let key = match key {
+        Some(key) => ApiKey::new(key.expose()),
+        None => ApiKey::load_or_make(key_file),
+    };
+    Ok(Access { key: key.map_err(DaemonError::Key)?, hosts: hosts.clone(), origins: origins.clone() })
+}
+
+/// A small answer does not wait for more to come with it.
+fn no_delay(stream: &mut TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection stays slow");
     }
 }
 

@@ -49,7 +49,7 @@
 //! |---|---|
 //! | [`daemon`], [`health`] | start, serve, stop; whether the node can do what it is asked |
 //! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do, logs and error chains |
-//! | [`api`] | the gRPC services and the HTTP probes; `convert` and `status` are the only maps to and from the domain |
+//! | [`api`] | the gRPC services and the HTTP surface; `convert` and `status` are the only maps to and from the domain |
 //! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`) |
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), what the next daemon has to know of it (`journal`) and does with it (`resume`), files (`files`) |
 //! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process and jail; `docker` |

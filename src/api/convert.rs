@@ -23,7 +23,7 @@ mod sandboxes;
 pub use files::{file_info, list_options, mode, path, read_range, write_options};
 pub use network::{network, port, ports};
 pub use runs::{Deadlines, InputAction, MAX_CHUNK, check_chunk, command, event, exited, grace, input, run, signal};
-pub use sandboxes::{limits, sandbox, sandbox_page, tier, wish};
+pub use sandboxes::{idle_timeout, limits, sandbox, sandbox_page, tier, wish};
 
 /// Most entries of an environment.
 const MAX_ENV: usize = 1024;

@@ -60,6 +60,30 @@ impl Fault {
         self.code == Code::NotFound
     }
 
+    /// The kind of it.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What exactly.
+    #[must_use]
+    pub fn reason(&self) -> ErrorReason {
+        self.reason
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The field that it is about.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
     fn about(self, field: &'static str) -> Self {
         Self { field: Some(field.into()), ..self }
     }

@@ -30,6 +30,8 @@ struct Shared {
     table: Mutex<Table>,
     /// Owns the drivers.
     drivers: TaskTracker,
+    /// How many were ever added.
+    added: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -56,7 +58,9 @@ impl Sandboxes {
         let wakes = Semaphore::new(defaults.max_wakes);
         let records = store.sandboxes().await?;
         let tools = Arc::new(Tools { engine, store, defaults, wakes, boot });
-        let this = Self { shared: Arc::new(Shared { tools, table: Mutex::default(), drivers: TaskTracker::new() }) };
+        let shared =
+            Shared { tools, table: Mutex::default(), drivers: TaskTracker::new(), added: watch::Sender::new(0) };
+        let this = Self { shared: Arc::new(shared) };
         let taking: Vec<_> = records.iter().filter_map(|(id, text)| this.take_over(id, text)).collect();
         // One whose driver does not say so is being destroyed.
         join_all(taking).await;
@@ -156,6 +160,7 @@ impl Sandboxes {
         let activity = Activity::new();
         let sandbox = Sandbox { profile: Arc::clone(&profile), snapshot, destroy, orders, activity: activity.clone() };
         table.sandboxes.insert(profile.id.clone(), sandbox.clone());
+        self.shared.added.send_modify(|count| *count += 1);
         let key = record.claim.as_ref().map(|claim| claim.key.clone());
         if let Some(Claim { key, wish }) = &record.claim {
             table.keys.insert(key.clone(), (wish.clone(), sandbox.clone()));
@@ -232,6 +237,12 @@ impl Sandboxes {
         let is_failed =
             |sandbox: &&Sandbox| matches!(sandbox.snapshot().phase, Phase::Failed(failure) if failure.kind == kind);
         self.lock().sandboxes.values().filter(is_failed).cloned().collect()
+    }
+
+    /// Tells whenever one is added, by how many ever were. What happens to one then, its own handle tells.
+    #[must_use]
+    pub fn added(&self) -> watch::Receiver<u64> {
+        self.shared.added.subscribe()
     }
 
     /// How many there are.

@@ -30,8 +30,8 @@ pub struct Options {
     pub place: Option<PathBuf>,
     /// The command that executes it, if it is not started directly.
     pub wrapper: Vec<String>,
-    /// Where it serves HTTP, as `--http` takes it; empty: nowhere.
-    pub http: String,
+    /// With the HTTP surface.
+    pub http: bool,
 }
 
 /// A daemon. When it is dropped it is told to end, and has to end well and leave nothing; after a panic it is killed, and
@@ -104,6 +104,22 @@ impl Daemon {
         let log = self.log();
         let start = log.rfind("127.0.0.1:").expect("it says where it listens");
         log[start..].split(|c: char| c.is_whitespace() || c == '\x1b').next().unwrap_or_default().to_owned()
+    }
+
+    /// Where its HTTP surface is, as `127.0.0.1:port`.
+    pub async fn http_address(&self) -> String {
+        eventually(SOON, || async {
+            let log = self.log();
+            let line = log.lines().find(|line| line.contains("serving HTTP")).ok_or("it does not serve HTTP yet")?;
+            let start = line.find("127.0.0.1:").ok_or("it says where")?;
+            Ok(line[start..].split(|c: char| c.is_whitespace() || c == '\x1b').next().unwrap_or_default().to_owned())
+        })
+        .await
+    }
+
+    /// The key of its HTTP surface.
+    pub fn key(&self) -> String {
+        fs::read_to_string(self.state().join("api.key")).expect("it has made a key").trim().to_owned()
     }
 
     /// A directory for the test's own files; removed with the daemon.
@@ -319,7 +335,7 @@ fn spawn(directory: &Path, options: &Options) -> Child {
         Command::new(program)
     };
     let output = fs::File::options().create(true).append(true).open(log(directory)).expect("the log");
-    let http = if options.http.is_empty() { "off" } else { &options.http };
+    let http = if options.http { "127.0.0.1:0" } else { "off" };
     command.args(["serve", "--http", http, "--grpc", "127.0.0.1:0"]);
     command.args((!options.durable).then_some("--ephemeral"));
     command.arg("--grpc").arg(format!("unix:{}", socket(directory).display()));

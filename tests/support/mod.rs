@@ -8,6 +8,7 @@
 //! | `certificates` | an authority and what it signs |
 //! | `disk` | [`Disk`]: a small disk of its own |
 //! | `files` | [`Files`]: the files of a sandbox |
+//! | `http` | [`http::Http`]: a daemon with the HTTP surface, and a client of it |
 //! | `leftovers` | what a daemon can leave behind, and how it is removed |
 //! | `process` | what /proc says of a process |
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
@@ -29,6 +30,7 @@ pub mod certificates;
 mod daemon;
 mod disk;
 pub mod files;
+pub mod http;
 mod leftovers;
 pub mod process;
 pub mod run;

@@ -85,7 +85,11 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn idle_timeout(timeout: prost_types::Duration) -> Result<IdleTimeout, Fault> {
+/// When a sandbox goes to sleep; zero is never.
+///
+/// # Errors
+/// It is negative or too long.
+pub fn idle_timeout(timeout: prost_types::Duration) -> Result<IdleTimeout, Fault> {
     match Duration::try_from(timeout) {
         Ok(Duration::ZERO) => Ok(IdleTimeout::Never),
         Ok(timeout) if timeout <= MAX_IDLE => Ok(IdleTimeout::After(timeout)),

@@ -1,0 +1,136 @@
+//! The HTTP surface: the sandbox API of OpenComputer's client, a page to look at, and probes.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `access` | what stands before every route: request ids, `Host`, `Origin`, the key |
+//! | `policy` | what of these a request needs (pure) |
+//! | `key` | the key and its file |
+//! | `problem`, `status` | errors in the form of each API; from the domain's to them (pure) |
+//! | `routes` | the table of routes, and the OpenAPI document made of it |
+//! | `body` | JSON and queries whose errors name the field |
+//! | `convert` | between the JSON of the sandbox API and the domain (pure) |
+//! | `node`, `sandboxes`, `exec`, `terminal`, `files` | a resource each |
+//! | `socket`, `watch` | a run over a WebSocket; the sandboxes as an event stream |
+//! | `lacking` | what the client knows and this node does not have |
+//! | `page` | the page |
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, Method, StatusCode};
+use axum::{Router, middleware};
+use tokio::sync::watch as channel;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::compression::predicate::{NotForContentType, Predicate};
+use tower_http::compression::{CompressionLayer, DefaultPredicate};
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+
+use super::convert::Deadlines;
+use super::proto::NodeInfo;
+use crate::sandbox::Sandboxes;
+
+pub mod access;
+mod body;
+mod convert;
+mod exec;
+mod files;
+pub mod key;
+mod lacking;
+mod node;
+mod page;
+pub mod policy;
+pub mod problem;
+mod routes;
+mod sandboxes;
+mod socket;
+mod status;
+mod terminal;
+mod watch;
+
+use access::Access;
+use problem::Problem;
+use routes::Operation;
+use socket::Viewers;
+
+/// Bytes of a body that is JSON. A command with its environment is at most 1 MiB, and JSON may write each byte as six.
+const MAX_BODY: usize = 8 << 20;
+
+/// What the surface needs of the daemon.
+pub struct Settings {
+    /// The sandboxes.
+    pub sandboxes: Sandboxes,
+    /// Bounds of deadlines.
+    pub deadlines: Deadlines,
+    /// What does not change of the node while the daemon runs.
+    pub node: NodeInfo,
+    /// Whether sandboxes can be made.
+    pub ready: channel::Receiver<bool>,
+    /// Who may come in.
+    pub access: Access,
+    /// Streams end when it is told.
+    pub stop: CancellationToken,
+    /// Owns the conversations that outlive their request.
+    pub tasks: TaskTracker,
+}
+
+/// What handlers share.
+struct Surface {
+    sandboxes: Sandboxes,
+    deadlines: Deadlines,
+    node: NodeInfo,
+    ready: channel::Receiver<bool>,
+    cpus: f64,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    viewers: Viewers,
+    operations: Vec<Operation>,
+}
+
+type Shared = Arc<Surface>;
+
+/// The whole surface.
+pub fn router(settings: Settings) -> Router {
+    let Settings { sandboxes, deadlines, node, ready, access, stop, tasks } = settings;
+    let routes = node::routes()
+        .and(page::routes())
+        .and(sandboxes::routes())
+        .and(exec::routes())
+        .and(terminal::routes())
+        .and(files::routes())
+        .and(lacking::routes());
+    let (router, operations) = routes.finish();
+    let cpus = f64::from(node.cpus);
+    let viewers = Viewers::default();
+    let surface = Surface { sandboxes, deadlines, node, ready, cpus, stop, tasks, viewers, operations };
+    let access = Arc::new(access);
+    // The last one is the outermost.
+    router
+        .fallback(nowhere)
+        .with_state(Arc::new(surface))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(compression())
+        .layer(middleware::from_fn_with_state(Arc::clone(&access), access::guard))
+        .layer(cors(access))
+        .layer(middleware::from_fn(access::frame))
+}
+
+async fn nowhere() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing here")
+}
+
+/// Text only: a file's bytes pass as fast as they can, and an event is not held back until a block is full.
+fn compression() -> CompressionLayer<impl Predicate> {
+    CompressionLayer::new()
+        .compress_when(DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream")))
+}
+
+/// Answers browsers that ask whether a page of another site may ask; whether it may is the guard's to say.
+fn cors(access: Arc<Access>) -> CorsLayer {
+    let allowed = AllowOrigin::predicate(move |origin, parts| access.allows(origin, parts));
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers(Any)
+        .expose_headers([HeaderName::from_static("x-request-id"), HeaderName::from_static("x-next-cursor")])
+}

@@ -1,0 +1,118 @@
+//! Who may ask for what. Pure.
+//!
+//! A key in a header is nothing that a browser sends by itself, so no other site can make it act on this node. What is
+//! checked of `Host` and `Origin` keeps a page that has learned a key, or whose name was made to point here, from using it.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use axum::http::Method;
+
+/// What a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: it is a probe, and tells no more than that.
+    Probe,
+    /// Nothing: it is the page, which is the same on every node and holds nothing of this one.
+    Page,
+    /// The key.
+    Key,
+}
+
+/// What a request for this path needs; the key, if nobody has said otherwise.
+#[must_use]
+pub fn need(method: &Method, path: &str) -> Need {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    match path {
+        "/livez" | "/readyz" if reads => Need::Probe,
+        "/" if reads => Need::Page,
+        _ => Need::Key,
+    }
+}
+
+/// Whether the key may stand in the query: a browser cannot set headers where it opens a WebSocket or an event stream,
+/// which it does with GET.
+#[must_use]
+pub fn takes_key_in_query(method: &Method) -> bool {
+    *method == Method::GET
+}
+
+/// Whether a request was meant for this node: its `Host` is an address, which no name server can have pointed here, or
+/// "localhost", or one of the configured names.
+#[must_use]
+pub fn is_own_host(host: &str, names: &[String]) -> bool {
+    let name = without_port(host).to_ascii_lowercase();
+    let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    bracketed.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
+        || name.parse::<Ipv4Addr>().is_ok()
+        || name == "localhost"
+        || name.ends_with(".localhost")
+        || names.contains(&name)
+}
+
+/// Whether a page of this origin may ask: it is the node's own page, or of a site that was configured.
+#[must_use]
+pub fn is_allowed_origin(origin: &str, host: Option<&str>, origins: &[String]) -> bool {
+    let origin = origin.to_ascii_lowercase();
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let is_own = authority.zip(host).is_some_and(|(authority, host)| authority == host.to_ascii_lowercase());
+    is_own || origins.iter().any(|allowed| allowed == "*" || *allowed == origin)
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_not_a_probe_or_the_page_needs_the_key() {
+        assert_eq!(need(&Method::GET, "/livez"), Need::Probe);
+        assert_eq!(need(&Method::GET, "/"), Need::Page);
+        for (method, path) in [
+            (Method::POST, "/livez"),
+            (Method::POST, "/"),
+            (Method::GET, "/livez/"),
+            (Method::GET, "//"),
+            (Method::GET, "/api/sandboxes"),
+            (Method::GET, "/api/../livez"),
+            (Method::GET, "/nowhere"),
+        ] {
+            assert_eq!(need(&method, path), Need::Key, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_made_to_point_here_is_not_ours() {
+        let names = ["node1.example".to_owned()];
+        for host in
+            ["127.0.0.1", "127.0.0.1:7421", "[::1]:7421", "[::1]", "localhost:1", "a.localhost", "Node1.Example:80"]
+        {
+            assert!(is_own_host(host, &names), "{host}");
+        }
+        for host in
+            ["", "evil.example", "evil.example:7421", "127.0.0.1.evil.example", "localhost.evil", "[evil]:1", "::1"]
+        {
+            assert!(!is_own_host(host, &names), "{host}");
+        }
+    }
+
+    #[test]
+    fn only_the_own_page_and_configured_sites_may_ask() {
+        let origins = ["https://app.example".to_owned()];
+        let is_allowed = |origin| is_allowed_origin(origin, Some("127.0.0.1:7421"), &origins);
+        assert!(is_allowed("http://127.0.0.1:7421"));
+        assert!(is_allowed("https://APP.example"));
+        for origin in
+            ["null", "", "http://127.0.0.1", "http://127.0.0.1:80", "http://app.example", "https://app.example.evil"]
+        {
+            assert!(!is_allowed(origin), "{origin}");
+        }
+        assert!(!is_allowed_origin("null", None, &[]));
+        assert!(is_allowed_origin("null", None, &["*".to_owned()]));
+    }
+}

@@ -1,0 +1,140 @@
+//! The routes, and the document that lists them: one table for both, so that neither can forget one.
+
+use std::collections::BTreeMap;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{MethodFilter, any, on};
+use serde_json::{Map, Value, json};
+
+use super::{Shared, lacking};
+
+/// Routes that are being collected.
+#[derive(Default)]
+pub struct Routes {
+    router: Router<Shared>,
+    operations: Vec<Operation>,
+}
+
+/// What can be asked for.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// With what.
+    pub method: Method,
+    /// Where; parameters in braces.
+    pub path: &'static str,
+    /// A sentence on it.
+    pub summary: &'static str,
+}
+
+impl Routes {
+    /// Adds a GET.
+    #[must_use]
+    pub fn get<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, summary: &'static str, handler: H) -> Self {
+        self.add((Method::GET, MethodFilter::GET), path, summary, handler)
+    }
+
+    /// Adds a POST.
+    #[must_use]
+    pub fn post<H: Handler<T, Shared>, T: 'static>(
+        self,
+        path: &'static str,
+        summary: &'static str,
+        handler: H,
+    ) -> Self {
+        self.add((Method::POST, MethodFilter::POST), path, summary, handler)
+    }
+
+    /// Adds a PUT.
+    #[must_use]
+    pub fn put<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, summary: &'static str, handler: H) -> Self {
+        self.add((Method::PUT, MethodFilter::PUT), path, summary, handler)
+    }
+
+    /// Adds a DELETE.
+    #[must_use]
+    pub fn delete<H: Handler<T, Shared>, T: 'static>(
+        self,
+        path: &'static str,
+        summary: &'static str,
+        handler: H,
+    ) -> Self {
+        self.add((Method::DELETE, MethodFilter::DELETE), path, summary, handler)
+    }
+
+    /// Adds what this node does not have. It is in no document.
+    #[must_use]
+    pub fn lacking(mut self, path: &'static str) -> Self {
+        self.router = self.router.route(path, any(lacking::answer));
+        self
+    }
+
+    /// Puts a layer around those that are there so far.
+    #[must_use]
+    pub fn layer(mut self, limit: DefaultBodyLimit) -> Self {
+        self.router = self.router.layer(limit);
+        self
+    }
+
+    fn add<H: Handler<T, Shared>, T: 'static>(
+        mut self,
+        (method, filter): (Method, MethodFilter),
+        path: &'static str,
+        summary: &'static str,
+        handler: H,
+    ) -> Self {
+        self.router = self.router.route(path, on(filter, handler));
+        self.operations.push(Operation { method, path, summary });
+        self
+    }
+
+    /// Adds those of another file.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.router = self.router.merge(other.router);
+        self.operations.extend(other.operations);
+        self
+    }
+
+    /// The router, and what it answers.
+    pub fn finish(self) -> (Router<Shared>, Vec<Operation>) {
+        (self.router, self.operations)
+    }
+}
+
+/// The OpenAPI document of these operations.
+#[must_use]
+pub fn document(operations: &[Operation]) -> Value {
+    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for Operation { method, path, summary } in operations {
+        let parameters: Vec<Value> = parameters(path)
+            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+            .collect();
+        let operation = json!({
+            "summary": summary,
+            "parameters": parameters,
+            "responses": {
+                "2XX": { "description": "done" },
+                "default": { "description": "an error: `error`, and with it `code`, `param` and `request_id`" },
+            },
+        });
+        paths.entry(path).or_default().insert(method.as_str().to_ascii_lowercase(), operation);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "handsd", "version": env!("CARGO_PKG_VERSION") },
+        "paths": paths,
+        "components": { "securitySchemes": {
+            "bearer": { "type": "http", "scheme": "bearer" },
+            "key": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
+        } },
+        "security": [{ "bearer": [] }, { "key": [] }],
+    })
+}
+
+/// What stands in braces.
+fn parameters(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+}
