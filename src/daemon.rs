@@ -138,7 +138,9 @@ impl Daemon {
         let store = open_store(&config.state_dir).await?;
         remove_strangers(&*engine, &store, &config.state_dir).await?;
         let defaults = defaults(config)?;
-        let info = node_info(config, &host, engine.name(), is_root);
+        let http = bind_http(config).await?;
+        let http_address = http.as_ref().map(|(_, address)| *address);
+        let info = node_info(config, &host, engine.name(), is_root, http_address);
         let sandboxes = Sandboxes::open(engine, store, defaults, info.boot_id.clone()).await;
         let sandboxes = sandboxes.map_err(DaemonError::Store)?;
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -165,7 +167,7 @@ impl Daemon {
             health,
             ready: watch::Sender::new(true),
             grpc: Vec::new(),
-            http: None,
+            http: http_address,
             front: Front::open(config).map_err(DaemonError::Front)?,
             config: config.clone(),
             _lock: lock,
@@ -176,7 +178,7 @@ impl Daemon {
             let at = daemon.front.serve(address, routes.clone(), &daemon.stop, &mut daemon.servers).await;
             daemon.grpc.push(at.map_err(DaemonError::Front)?);
         }
-        if let Some(address) = config.http.listen {
+        if let Some((listener, _)) = http {
             let settings = http::Settings {
                 sandboxes: daemon.sandboxes.clone(),
                 deadlines,
@@ -186,7 +188,7 @@ impl Daemon {
                 stop: daemon.stop.clone(),
                 tasks: TaskTracker::new(),
             };
-            daemon.serve_http(address, settings).await?;
+            daemon.serve_http(listener, settings);
         }
         Ok(daemon)
     }
@@ -225,10 +227,7 @@ impl Daemon {
         self.servers.spawn(reconcile(self.sandboxes.clone(), self.stop.clone()));
     }
 
-    async fn serve_http(&mut self, address: SocketAddr, settings: http::Settings) -> Result<(), DaemonError> {
-        let failed = |source| DaemonError::Listen { address: address.to_string(), source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        self.http = Some(listener.local_addr().map_err(failed)?);
+    fn serve_http(&mut self, listener: TcpListener, settings: http::Settings) {
         let stop = self.stop.clone().cancelled_owned();
         let tasks = settings.tasks.clone();
         let server = axum::serve(listener.tap_io(no_delay), http::router(settings)).with_graceful_shutdown(stop);
@@ -237,7 +236,6 @@ impl Daemon {
             tasks.close();
             tasks.wait().await;
         });
-        Ok(())
     }
 
     /// Removes all sandboxes, and makes no more.
@@ -307,6 +305,15 @@ async fn log_end<E: std::error::Error>(server: impl Future<Output = Result<(), E
     if let Err(error) = server.await {
         tracing::error!(error = %chain(&error), "a listener ended");
     }
+}
+
+/// Listens for HTTP, if it is to be served, and says where.
+async fn bind_http(config: &Config) -> Result<Option<(TcpListener, SocketAddr)>, DaemonError> {
+    let Some(address) = config.http.listen else { return Ok(None) };
+    let failed = |source| DaemonError::Listen { address: address.to_string(), source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok(Some((listener, bound)))
 }
 
 /// Who may use the HTTP surface.
@@ -462,7 +469,7 @@ fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
     })
 }
 
-fn node_info(config: &Config, host: &check::Host, engine: &str, is_root: bool) -> NodeInfo {
+fn node_info(config: &Config, host: &check::Host, engine: &str, is_root: bool, http: Option<SocketAddr>) -> NodeInfo {
     let system = nix::sys::sysinfo::sysinfo().ok();
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     NodeInfo {
@@ -488,5 +495,10 @@ fn node_info(config: &Config, host: &check::Host, engine: &str, is_root: bool) -
             retention: prost_types::Duration::try_from(config.run.retention).ok(),
             output_cap_bytes: config.run.output_cap,
         }),
+        http_address: http.map(|address| address.to_string()).unwrap_or_default(),
+        http_key_file: match config.http.key {
+            Some(_) => String::new(),
+            None => config.http.key_file.display().to_string(),
+        },
     }
 }

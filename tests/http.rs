@@ -134,6 +134,15 @@ async fn a_body_that_is_too_long_is_refused_and_a_file_is_never_too_long() {
     assert!(read.bytes().await.unwrap() == bytes);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_read_the_keys_file_is_shown_the_key() {
+    let Some(http) = Http::start().await else { return };
+    let mut hands = tokio::process::Command::new(env!("CARGO_BIN_EXE_hands"));
+    let output = hands.args(["--addr", &http.daemon.address(), "info", "--show-key"]).output().await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), http.key);
+    assert!(!http.daemon.log().contains(&http.key));
+}
+
 /// The frames of a run's WebSocket until its end: what came on each stream, and the exit code.
 async fn follow(http: &Http, id: &str, run: &str, query: &str) -> (Vec<u8>, Vec<u8>, i32) {
     let url = format!("ws://{}/api/sandboxes/{id}/exec/{run}?api_key={}{query}", http.address, http.key);

@@ -22,9 +22,9 @@ use crate::api::status::Fault;
 use crate::hands::output::Stream;
 use crate::hands::{Event, Events, Hands, Run, RunError};
 
-/// How long a request for a result waits for it: long enough that a short command needs one request, and short enough for
-/// what stands between and cuts off requests that are silent.
-const RESULT_WAIT: Duration = Duration::from_secs(20);
+/// How long a request for a result waits for it: long enough that most commands need one request. The client looks whether
+/// its caller has given up only between two requests, so no longer.
+const RESULT_WAIT: Duration = Duration::from_millis(500);
 
 /// Bytes of a result, of each stream. What is beyond it can be read by attaching.
 const RESULT_BYTES: usize = 4 << 20;

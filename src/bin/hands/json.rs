@@ -65,6 +65,8 @@ pub fn node(node: &proto::NodeInfo) -> Value {
         "started_at": time(node.started_at),
         "sandboxes": node.sandboxes,
         "running": node.running,
+        "http_address": node.http_address,
+        "http_key_file": node.http_key_file,
         "defaults": node.defaults.as_ref().map(|defaults| json!({
             "image": defaults.image,
             "timeout_seconds": seconds(defaults.timeout),

@@ -116,7 +116,7 @@ enum Command {
     Forward(forward::ForwardArgs),
     Allow(network::AllowArgs),
     /// Shows what the node is, can do and cannot
-    Info,
+    Info(sandboxes::InfoArgs),
     /// Prints completions, such as: hands completion bash > /etc/bash_completion.d/hands
     Completion {
         /// Whose
@@ -198,7 +198,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Hibernate(args) => sandboxes::hibernate(&context, args).await,
         Command::Wake(args) => sandboxes::wake(&context, args).await,
         Command::Destroy(args) => sandboxes::destroy(&context, args).await,
-        Command::Info => sandboxes::info(&context).await,
+        Command::Info(args) => sandboxes::info(&context, args).await,
         Command::Kill(args) => runs::kill(&context, args).await,
         Command::Runs(args) => runs::runs(&context, args).await,
         Command::Read(args) => files::read(&context, args).await,

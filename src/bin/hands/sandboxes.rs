@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use handsd::api::proto::{
     CreateSandboxRequest, DestroySandboxRequest, GetSandboxRequest, HibernateSandboxRequest, Limits,
     ListSandboxesRequest, NodeInfo, NodeInfoRequest, Phase, Sandbox, Tier, WakeSandboxRequest, WatchSandboxRequest,
@@ -243,12 +243,34 @@ pub async fn destroy(context: &Context, args: DestroyArgs) -> anyhow::Result<()>
     failed.map_or(Ok(()), Err)
 }
 
+/// Arguments of `hands info`.
+#[derive(Debug, clap::Args)]
+pub struct InfoArgs {
+    /// Print only the key of the HTTP surface, which is in a file on the node
+    #[arg(long)]
+    show_key: bool,
+}
+
 /// `hands info`
-pub async fn info(context: &Context) -> anyhow::Result<()> {
+pub async fn info(context: &Context, args: InfoArgs) -> anyhow::Result<()> {
     let node = context.node().info(NodeInfoRequest {}).await?.into_inner();
+    if args.show_key {
+        return show_key(context.format, &node);
+    }
     match context.format {
         Format::Text => output::print(&describe_node(&node, SystemTime::now())),
         Format::Json => output::print_json(&json::node(&node)),
+    }
+}
+
+/// The daemon tells nobody the key, but where it is: who may read the file may know it.
+fn show_key(format: Format, node: &NodeInfo) -> anyhow::Result<()> {
+    anyhow::ensure!(!node.http_address.is_empty(), "the node has no HTTP surface");
+    anyhow::ensure!(!node.http_key_file.is_empty(), "the node's key is in the environment that it was started with");
+    let key = std::fs::read_to_string(&node.http_key_file).with_context(|| format!("read {}", node.http_key_file))?;
+    match format {
+        Format::Text => output::print(&format!("{}\n", key.trim())),
+        Format::Json => output::print_json(&serde_json::json!({ "key": key.trim() })),
     }
 }
 
@@ -294,6 +316,7 @@ fn describe_node(node: &NodeInfo, now: SystemTime) -> String {
         ("memory", output::size(node.memory_bytes)),
         ("sandboxes", node.sandboxes.to_string()),
         ("runs", node.running.to_string()),
+        ("http", node.http_address.clone()),
         ("image", defaults.image),
         ("timeout", span(defaults.timeout)),
         ("kill grace", span(defaults.kill_grace)),
