@@ -57,3 +57,19 @@ async fn the_sandbox_class_works_end_to_end() {
     let Some(http) = Http::start().await else { return };
     run(&http, &build.join("sandbox.js"), &[]).await;
 }
+
+/// Debian's name of the browser, and that of others.
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_does_what_an_operator_needs() {
+    let Some(build) = build().await else { return };
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let programs = std::env::split_paths(&paths).flat_map(|path| BROWSERS.map(|name| path.join(name)));
+    let Some(browser) = programs.into_iter().find(|program| program.is_file()) else {
+        println!("skipped: needs Chromium");
+        return;
+    };
+    let Some(http) = Http::start().await else { return };
+    run(&http, &build.join("page.js"), &[("CHROMIUM", browser.to_str().expect("a plain path"))]).await;
+}

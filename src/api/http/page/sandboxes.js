@@ -1,0 +1,172 @@
+// Sandboxes by phase, one of them in detail, its runs, and what a run writes.
+
+/** How far back a row's strip goes. */
+const WINDOW = 10 * 60 * 1000;
+/** Characters of output that are kept on the page; the node keeps the rest. */
+const KEPT = 400_000;
+
+const sandboxes = new Map();
+/** Phases as they were seen, by sandbox. */
+const histories = new Map();
+const view = { phase: "", sandbox: "", run: "", runs: [] };
+let output = null;
+
+function sandboxChanged(sandbox) {
+  const id = sandbox.sandboxID;
+  const history = histories.get(id) ?? [];
+  if (history.at(-1)?.word !== sandbox.phase) history.push({ at: Date.now(), word: sandbox.phase });
+  histories.set(id, history);
+  if (sandbox.phase === "destroyed") {
+    sandboxes.delete(id);
+    histories.delete(id);
+    if (view.sandbox === id) select("");
+  } else {
+    sandboxes.set(id, sandbox);
+  }
+  showSandboxes();
+}
+
+function showSandboxes() {
+  const all = [...sandboxes.values()].sort((a, b) => b.startedAt.localeCompare(a.startedAt));
+  const counts = Map.groupBy(all, (sandbox) => sandbox.phase);
+  const chip = (word, count) =>
+    el("button", { "data-key": `phase ${word}`, "aria-pressed": view.phase === word, onclick: () => { view.phase = view.phase === word ? "" : word; showSandboxes(); } },
+      word ? pill(`${word} ${count}`, COLOURS[word]) : `all ${count}`);
+  const shown = all.filter((sandbox) => !view.phase || sandbox.phase === view.phase);
+  const row = (sandbox) => {
+    const labels = Object.entries(sandbox.metadata).map(([name, value]) => `${name}=${value}`).join(" ");
+    return el("li", {},
+      el("button", { className: "sandbox", "data-key": sandbox.sandboxID, "aria-current": view.sandbox === sandbox.sandboxID, onclick: () => select(sandbox.sandboxID) },
+        el("span", { className: "mono clip" }, sandbox.sandboxID), pill(sandbox.phase, COLOURS[sandbox.phase]),
+        el("span", { className: "dim clip" }, [sandbox.templateID, labels].filter(Boolean).join(" · ")),
+        el("span", { className: "dim" }, since(sandbox.startedAt)),
+        el("span", { style: { "grid-column": "1 / -1" } }, strip(histories.get(sandbox.sandboxID) ?? [], Date.now() - WINDOW))));
+  };
+  fill(byId("list"),
+    el("div", { className: "actions" }, el("h2", {}, "Sandboxes"),
+      el("button", { "data-key": "new", onclick: attempt(async () => select((await call("POST", "/api/sandboxes", { timeout: 600 })).sandboxID)) }, "New sandbox")),
+    el("div", { className: "chips", style: { "margin-top": "10px" } }, chip("", all.length),
+      ...[...counts].map(([word, of]) => chip(word, of.length))),
+    shown.length ? el("ul", { className: "rows" }, ...shown.map(row))
+      : el("p", { className: "empty" }, all.length ? "None in this phase." : "There is no sandbox yet."));
+  showFacts();
+}
+
+function select(sandbox, run = "") {
+  if (sandbox !== view.sandbox) view.runs = [];
+  Object.assign(view, { sandbox, run });
+  location.hash = [sandbox, run].filter(Boolean).join("/");
+  showDetail();
+  showSandboxes();
+  refreshRuns().catch(() => {});
+}
+
+/** The parts of the detail that stay, so that typing is not disturbed; the rest is filled in. */
+function showDetail() {
+  output?.close();
+  output = null;
+  if (!view.sandbox) return fill(byId("detail"), el("p", { className: "empty" }, "Choose a sandbox to see its runs."));
+  const command = el("input", { placeholder: "Run a command, such as: ls -l", "aria-label": "Command", id: "command" });
+  const start = attempt(async (event) => {
+    event.preventDefault();
+    const run = await call("POST", `/api/sandboxes/${view.sandbox}/exec`, { cmd: "sh", args: ["-c", command.value], timeout: 3600 });
+    command.value = "";
+    select(view.sandbox, run.sessionID);
+  });
+  fill(byId("detail"), el("div", { id: "facts" }),
+    el("form", { className: "line", onsubmit: start }, command, el("button", { className: "primary" }, "Run")),
+    el("h2", {}, "Runs"), el("div", { id: "runs" }),
+    view.run ? el("div", { id: "run" }) : null,
+    view.run ? el("pre", { className: "output", id: "output", tabindex: "0", "aria-label": "Output" }) : null);
+  if (view.run) output = followRun(view.sandbox, view.run, byId("output"));
+}
+
+function showFacts() {
+  const sandbox = sandboxes.get(view.sandbox);
+  const place = byId("facts");
+  if (!place || !sandbox) return;
+  const id = sandbox.sandboxID;
+  const ask = (verb) => attempt(() => call("POST", `/api/sandboxes/${id}/${verb}`, {}));
+  const fact = (name, value) => el("div", {}, el("span", {}, name), value);
+  const history = histories.get(id) ?? [];
+  const from = Math.max(Date.now() - WINDOW, Math.min(history[0]?.at ?? Date.now(), Date.now() - 1000));
+  const isAsleep = ["hibernated", "waking"].includes(sandbox.phase);
+  const destroy = attempt(async () => {
+    if (confirm(`Destroy ${id} and all its files?`)) await call("DELETE", `/api/sandboxes/${id}`);
+  });
+  fill(place,
+    el("div", { className: "actions" }, el("h1", {}, id), pill(sandbox.phase, COLOURS[sandbox.phase]),
+      isAsleep ? el("button", { "data-key": "sleep", onclick: ask("wake") }, "Wake")
+        : el("button", { "data-key": "sleep", onclick: ask("hibernate") }, "Hibernate"),
+      el("button", { className: "danger", "data-key": "destroy", onclick: destroy }, "Destroy")),
+    sandbox.error ? el("p", { className: "fault" }, sandbox.error) : null,
+    el("div", { className: "facts" },
+      fact("image", sandbox.templateID), fact("age", since(sandbox.startedAt)),
+      fact("sleeps after", sandbox.timeout ? span(sandbox.timeout * 1000) : "never"),
+      fact("memory", sandbox.memoryMB ? `${sandbox.memoryMB} MiB` : "unlimited"),
+      fact("CPUs", sandbox.cpuCount ? `${sandbox.cpuCount}` : "unlimited"), fact("engine", sandbox.engine)),
+    el("h2", {}, "Phases"), strip(history, from, "strip tall"),
+    el("div", { className: "legend" }, el("span", {}, `${span(Date.now() - from)} ago`), el("span", {}, "now")));
+}
+
+async function refreshRuns() {
+  if (!view.sandbox) return;
+  const asked = view.sandbox;
+  const runs = await call("GET", `/api/sandboxes/${asked}/exec`);
+  if (asked !== view.sandbox || !byId("runs")) return;
+  view.runs = runs.reverse();
+  const row = (run) => {
+    const state = run.running ? pill(since(run.startedAt), "var(--running)")
+      : pill(run.reason === "exited" ? `exit ${run.exitCode}` : run.reason.replace("_", " "), run.exitCode === 0 ? "var(--gone)" : "var(--failed)");
+    return el("li", {},
+      el("button", { className: "run", "data-key": run.sessionID, "aria-current": run.sessionID === view.run, onclick: () => select(view.sandbox, run.sessionID) },
+        el("code", { className: "clip" }, commandLine(run)), state));
+  };
+  fill(byId("runs"), view.runs.length ? el("ul", { className: "rows", style: { "max-height": "190px", overflow: "auto" } }, ...view.runs.map(row))
+    : el("p", { className: "empty" }, "Nothing has run here yet."));
+  showRun();
+}
+
+/** What was typed, without the shell around it. */
+function commandLine(run) {
+  const words = [run.command, ...run.args];
+  return words.length === 3 && words[1] === "-c" ? words[2] : words.join(" ");
+}
+
+function showRun() {
+  const run = view.runs.find((run) => run.sessionID === view.run);
+  const place = byId("run");
+  if (!place || !run) return;
+  const whole = Date.parse(run.deadline) - Date.parse(run.startedAt);
+  const passed = run.running ? Date.now() - Date.parse(run.startedAt) : run.elapsedMs;
+  const kill = attempt(() => call("POST", `/api/sandboxes/${view.sandbox}/exec/${run.sessionID}/kill`, {}));
+  fill(place, el("h2", {}, "Output"),
+    el("div", { className: "actions" }, el("code", { className: "clip" }, commandLine(run)),
+      el("span", { className: "dim" }, `${bytes(run.outputBytes)} · ${span(passed)}`),
+      run.running ? el("button", { className: "danger", "data-key": "end", onclick: kill }, "End") : null),
+    run.deadline ? el("div", { title: `deadline after ${span(whole)}` }, bar(passed / whole, passed > whole * 0.8 ? "var(--between)" : undefined)) : null);
+}
+
+/** Shows a run's output as it comes. */
+function followRun(sandbox, run, place) {
+  const socket = attach(sandbox, run);
+  const decoders = { 1: new TextDecoder(), 2: new TextDecoder() };
+  let kept = 0;
+  const write = (text, className) => {
+    const isAtEnd = place.scrollHeight - place.scrollTop - place.clientHeight < 30;
+    // Colours and cursor moves mean nothing here.
+    const plain = text.replace(/\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07/g, "");
+    place.append(el("span", { className }, plain));
+    for (kept += plain.length; kept > KEPT && place.childNodes.length > 1; place.firstChild.remove()) kept -= place.firstChild.textContent.length;
+    if (isAtEnd) place.scrollTop = place.scrollHeight;
+  };
+  socket.onmessage = ({ data }) => {
+    const [kind, rest] = [new Uint8Array(data, 0, 1)[0], new Uint8Array(data, 1)];
+    if (kind === 1 || kind === 2) write(decoders[kind].decode(rest, { stream: true }), kind === 2 ? "stderr" : "stdout");
+    if (kind === 3) {
+      write(`\nended with ${new DataView(data).getInt32(1)}\n`, "note");
+      refreshRuns().catch(() => {});
+    }
+  };
+  return socket;
+}
