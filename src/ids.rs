@@ -89,6 +89,75 @@ id!(
     RequestId,
     "req_"
 );
+id!(
+    /// Names an agent.
+    AgentId,
+    "agt_"
+);
+id!(
+    /// Names a session.
+    SessionId,
+    "ses_"
+);
+id!(
+    /// Names a turn of a session.
+    TurnId,
+    "trn_"
+);
+id!(
+    /// Names an event of a session.
+    EventId,
+    "evt_"
+);
+
+/// Digits of the number in an id that was made of one: enough for 2.8 billion.
+const NUMBER: usize = 8;
+
+impl EventId {
+    /// Of the event of a session with this `seq`, which can be read off it: so it is known before it is stored, and found
+    /// without an index.
+    #[must_use]
+    pub fn of(session: &SessionId, seq: u64) -> Self {
+        Self(numbered("evt_", session, seq))
+    }
+
+    /// The `seq` that it was made for.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        number(&self.0)
+    }
+}
+
+impl TurnId {
+    /// Of the turn of a session with this number.
+    #[must_use]
+    pub fn of(session: &SessionId, number: u64) -> Self {
+        Self(numbered("trn_", session, number))
+    }
+
+    /// The number that it was made for.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        number(&self.0)
+    }
+}
+
+/// A number, and as much of the session's name as there is room for: 62 bits.
+fn numbered(prefix: &str, session: &SessionId, number: u64) -> String {
+    let mut digits = [0; NUMBER];
+    let mut rest = number;
+    for digit in digits.iter_mut().rev() {
+        *digit = ALPHABET[usize::try_from(rest % 36).expect("below 36")];
+        rest /= 36;
+    }
+    let digits = std::str::from_utf8(&digits).expect("the alphabet is ASCII");
+    let name = &session.0["ses_".len()..][..LENGTH - NUMBER];
+    format!("{prefix}{digits}{name}")
+}
+
+fn number(id: &str) -> u64 {
+    u64::from_str_radix(&id["evt_".len()..][..NUMBER], 36).expect("eight digits of base 36 fit")
+}
 
 fn random_text(prefix: &str) -> String {
     let mut text = String::with_capacity(prefix.len() + LENGTH);
@@ -117,6 +186,17 @@ mod tests {
         let id = RunId::random();
         assert_eq!(id.as_str().parse(), Ok(id.clone()));
         assert_ne!(id, RunId::random());
+    }
+
+    #[test]
+    fn the_id_of_an_event_tells_its_seq() {
+        let (session, other) = (SessionId::random(), SessionId::random());
+        for seq in [1, 35, 36, 1_000_000_007, 36_u64.pow(8) - 1] {
+            let id = EventId::of(&session, seq);
+            assert_eq!(id.seq(), seq);
+            assert_eq!(id.as_str().parse(), Ok(id.clone()));
+            assert_ne!(id, EventId::of(&other, seq));
+        }
     }
 
     #[test]

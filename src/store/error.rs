@@ -97,6 +97,9 @@ pub enum StoreError {
         /// Its `seq`.
         newest: u64,
     },
+    /// A session was changed by somebody else than the task that writes it. Nothing was changed.
+    #[error("the session was changed meanwhile")]
+    Overtaken,
     /// The store was closed, or its writer died.
     #[error("the store is gone")]
     Gone,

@@ -20,11 +20,14 @@
 //!
 //! A caller that stops waiting does not take its write back: once it is in the channel, it is made.
 
+mod agents;
 mod error;
 mod events;
+mod log;
 mod readers;
 mod sandboxes;
 mod schema;
+mod sessions;
 mod writer;
 
 use std::fs::OpenOptions;
@@ -40,9 +43,13 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, watch};
 
+pub use agents::StoredAgent;
 pub use error::StoreError;
 pub use events::{NewEvent, StoredEvent};
+pub use log::{LogEntry, LogQuery};
+pub use sessions::{Added, Change, Claim, NewSession, SessionQuery, StoredSession};
 
+use log::Heads;
 use readers::Readers;
 use writer::Request;
 
@@ -71,6 +78,7 @@ struct Shared {
     requests: mpsc::Sender<Request>,
     newest: watch::Receiver<u64>,
     readers: Readers,
+    heads: Heads,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -106,7 +114,15 @@ impl Store {
             .spawn(move || writer::run(connection, queue, &publish))
             .map_err(|source| StoreError::Thread { source: Arc::new(source) })?;
         let readers = Readers::new(path);
-        Ok(Self { shared: Arc::new(Shared { requests, newest, readers, writer: Mutex::new(Some(writer)) }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                requests,
+                newest,
+                readers,
+                heads: Heads::default(),
+                writer: Mutex::new(Some(writer)),
+            }),
+        })
     }
 
     /// The `seq` of the newest durable event, 0 before the first. It ends (`changed` fails) when the store does.

@@ -41,6 +41,62 @@ pub(super) const STEPS: &[Step] = &[
             ) STRICT;
         ",
     },
+    Step {
+        name: "agents and sessions",
+        // A log is clustered by its session, so that a page of it is one range. `head` is the seq of its newest entry.
+        // `keys` holds what a caller may say twice: to create a session, or to send one a message.
+        sql: "
+            CREATE TABLE agents (
+                number INTEGER PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                name TEXT NOT NULL UNIQUE,
+                record TEXT NOT NULL
+            ) STRICT;
+            CREATE TABLE sessions (
+                number INTEGER PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                agent TEXT NOT NULL,
+                status TEXT NOT NULL,
+                key TEXT,
+                head INTEGER NOT NULL,
+                profile TEXT NOT NULL,
+                state TEXT NOT NULL
+            ) STRICT;
+            CREATE INDEX sessions_by_status ON sessions (status);
+            CREATE INDEX sessions_by_agent ON sessions (agent);
+            CREATE TABLE session_keys (
+                scope TEXT NOT NULL,
+                key TEXT NOT NULL,
+                digest TEXT NOT NULL,
+                value TEXT NOT NULL,
+                PRIMARY KEY (scope, key)
+            ) STRICT, WITHOUT ROWID;
+            CREATE TABLE session_log (
+                session INTEGER NOT NULL,
+                seq INTEGER NOT NULL,
+                id TEXT NOT NULL,
+                at_ms INTEGER NOT NULL,
+                level INTEGER NOT NULL,
+                type TEXT NOT NULL,
+                turn TEXT,
+                body TEXT NOT NULL,
+                PRIMARY KEY (session, seq)
+            ) STRICT, WITHOUT ROWID;
+            CREATE TABLE session_turns (
+                session INTEGER NOT NULL,
+                number INTEGER NOT NULL,
+                id TEXT NOT NULL,
+                record TEXT NOT NULL,
+                PRIMARY KEY (session, number)
+            ) STRICT, WITHOUT ROWID;
+            CREATE TABLE session_calls (
+                session INTEGER NOT NULL,
+                id TEXT NOT NULL,
+                record TEXT NOT NULL,
+                PRIMARY KEY (session, id)
+            ) STRICT, WITHOUT ROWID;
+        ",
+    },
 ];
 
 /// Takes the steps that the database lacks, all of them or none.
