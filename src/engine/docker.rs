@@ -260,6 +260,10 @@ impl Engine for Docker {
         NAME
     }
 
+    fn guest_path(&self) -> &'static str {
+        container::GUEST
+    }
+
     fn support(&self) -> LimitSupport {
         self.node.support
     }

@@ -157,6 +157,9 @@ pub trait Engine: Send + Sync + 'static {
     /// "native" or "docker".
     fn name(&self) -> &'static str;
 
+    /// Where the guest's program is in a sandbox; everybody there may execute it.
+    fn guest_path(&self) -> &'static str;
+
     /// Which limits it can enforce here. Defaults of the node that it cannot are left out; what a caller asks for and it
     /// cannot is refused.
     fn support(&self) -> LimitSupport;

@@ -19,7 +19,7 @@ pub const INSTANCE: &str = "dev.handsd.instance";
 pub const SANDBOX: &str = "dev.handsd.sandbox";
 
 /// Where the guest's binary is in a sandbox.
-const GUEST: &str = "/.hands/guest";
+pub const GUEST: &str = "/.hands/guest";
 /// And the directory of its socket.
 const IO: &str = "/.hands/io";
 /// The socket's name there.

@@ -238,6 +238,10 @@ impl Engine for Native {
         "native"
     }
 
+    fn guest_path(&self) -> &'static str {
+        rootfs::GUEST_PATH.to_str().expect("it is ASCII")
+    }
+
     fn support(&self) -> LimitSupport {
         let has = |controller| self.cgroups.as_ref().is_some_and(|tree| tree.host().mount(controller).is_some());
         LimitSupport {
