@@ -9,6 +9,9 @@
 //! |---|---|
 //! | sandbox | one container and its lifecycle |
 //! | guest | our small static program, PID 1 of every sandbox; speaks to the daemon over a unix socket |
+//! | session | one durable conversation: event log, status, turns |
+//! | turn | from one input to one yield |
+//! | runtime | the brain of a session, a long-lived process |
 //! | run | one bounded command in a sandbox, with a deadline and an output |
 //! | spool | the output of a run, on disk; a position in it is a cursor |
 //! | engine | what makes containers |
@@ -23,6 +26,10 @@
 //! main ─ daemon                     wiring, start-up order, the way down
 //!         │
 //!        api        grpc/ http      decode, call a handle, encode
+//!         │
+//!      session                      the durable conversation: status, turns, queue of messages
+//!         │
+//!      runtime                      brains: how each is started and spoken to
 //!         │
 //!      sandbox                      lifecycle: one task per sandbox owns its state
 //!     ┌───┴────┬─────────┬───────┐
@@ -50,6 +57,8 @@
 //! | [`daemon`], [`health`] | start, serve, stop; whether the node can do what it is asked |
 //! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do, logs and error chains |
 //! | [`api`] | the gRPC services and the HTTP surface; `convert` and `status` are the only maps to and from the domain |
+//! | [`session`] | the durable conversation: `state` (pure), the task of each session (`driver`), where it lives (`house`), its tools |
+//! | [`runtime`] | brains: the adapters between a session and a process that thinks |
 //! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`) |
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), what the next daemon has to know of it (`journal`) and does with it (`resume`), files (`files`) |
 //! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process and jail; `docker` |
@@ -110,9 +119,13 @@ pub mod image;
 #[cfg(feature = "daemon")]
 pub mod network;
 #[cfg(feature = "daemon")]
+pub mod runtime;
+#[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]
 pub mod seal;
+#[cfg(feature = "daemon")]
+pub mod session;
 #[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]

@@ -1,0 +1,299 @@
+//! Brains: the programs that think, and how they are spoken to.
+//!
+//! A brain is one process in a sandbox of its own, with lines of JSON on its stdin and stdout. What differs between brains
+//! is behind two traits, and neither of them does anything: a [`Runtime`] says which process is to be started, and a
+//! [`Dialogue`] translates between the session's words and the lines of that process. So an adapter is tested without a
+//! process, and whatever is durable about a session is decided above, in one place for all brains.
+//!
+//! ```text
+//!  session ── begin, steer, answer, interrupt ──► Dialogue ── lines ──► stdin  ┐
+//!  session ◄── Said: Called, Text, Spent, Ended ── Dialogue ◄── lines ── stdout ┘ a process, started by `process`
+//! ```
+//!
+//! | file | owns |
+//! |---|---|
+//! | `process` | a brain's process: starting it, its lines, its end |
+//! | `script` | the brain that follows a script: no model, no key |
+//!
+//! The rules between a session and a dialogue:
+//!
+//! - There is at most one turn at a time. It begins with `begin`, and ends with [`Said::Ended`] or with the process.
+//! - Tools are in-band: a brain says [`Said::Called`], and gets its `answer` by a line. The call's id is the brain's own,
+//!   and the same after a crash wherever the brain can: then the recorded answer comes back instead of a second run.
+//! - A line may be written twice (a daemon that was killed does not know what arrived): turns, messages and calls have
+//!   ids, and what a brain has taken already it ignores.
+//! - What a dialogue must know after a crash of the daemon it says by [`Said::Remember`]; that is stored with the cursor of
+//!   the line, so it is neither lost nor told twice.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ids::{EventId, TurnId};
+
+pub mod policy;
+pub mod process;
+pub mod script;
+
+/// The brains that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Follows a script: for demonstrations and tests.
+    Script,
+}
+
+impl Kind {
+    /// All.
+    pub const ALL: [Self; 1] = [Self::Script];
+
+    /// Its name on every wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Script => "script",
+        }
+    }
+
+    /// The kind of a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The adapter.
+    #[must_use]
+    pub fn runtime(self) -> &'static dyn Runtime {
+        match self {
+            Self::Script => &script::Script,
+        }
+    }
+}
+
+/// What a brain is made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brain<'a> {
+    /// With which model.
+    pub model: &'a str,
+    /// What it is told before everything else.
+    pub prompt: &'a str,
+    /// Where our own program is in its sandbox.
+    pub guest: &'a str,
+    /// What the dialogue wanted to be remembered last.
+    pub memory: Option<&'a str>,
+}
+
+/// A process to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// What is executed.
+    pub argv: Vec<String>,
+    /// Over the sandbox's environment.
+    pub env: BTreeMap<String, String>,
+    /// Files that have to be there before it starts: path and content.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// A kind of brain.
+pub trait Runtime: Send + Sync {
+    /// The process that is to be started. Its working directory is [`STATE`], where it finds what an earlier one kept.
+    fn program(&self, brain: &Brain<'_>) -> Program;
+
+    /// A process of it that was there before the daemon can be spoken to again.
+    fn can_rejoin(&self) -> bool;
+
+    /// A conversation with such a process.
+    fn dialogue(&self, brain: &Brain<'_>) -> Box<dyn Dialogue>;
+}
+
+/// Where a brain keeps its state, in its sandbox.
+pub const STATE: &str = "/workspace";
+
+/// A message for the brain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The event that holds it.
+    pub id: EventId,
+    /// What it says.
+    pub text: String,
+    /// The brain is known to have it.
+    pub is_taken: bool,
+}
+
+/// A turn as the brain is told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// Which.
+    pub id: TurnId,
+    /// What it is about, oldest first.
+    pub messages: Vec<Message>,
+}
+
+/// A call of the turn as it stands when its brain is started anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// The brain's name for it.
+    pub id: String,
+    /// What was called.
+    pub tool: String,
+    /// What came of it; `None` if it is still under way.
+    pub answer: Option<Answer>,
+}
+
+/// What a tool answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// For the brain to read.
+    pub text: String,
+    /// It did what it should. A command that exits with 1 has done so too.
+    pub is_ok: bool,
+}
+
+impl Answer {
+    /// Of a call that did what it should.
+    #[must_use]
+    pub fn ok(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_ok: true }
+    }
+
+    /// Of one that did not.
+    #[must_use]
+    pub fn error(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_ok: false }
+    }
+}
+
+/// A conversation with one process. Each method but `read` answers the bytes to be written to it: whole lines, or nothing.
+pub trait Dialogue: Send + Sync {
+    /// To a process that was just started, before everything else.
+    fn open(&mut self) -> Vec<u8>;
+
+    /// A turn begins.
+    fn begin(&mut self, turn: &Turn) -> Vec<u8>;
+
+    /// A message in the middle of a turn. If the turn is over before the brain takes it, it must be dropped: then it is
+    /// part of the next turn.
+    fn steer(&mut self, turn: &TurnId, message: &Message) -> Vec<u8>;
+
+    /// A turn goes on in a new process.
+    fn resume(&mut self, turn: &Turn, calls: &[Recorded]) -> Vec<u8>;
+
+    /// A new daemon has found the process of before, perhaps in the middle of a turn. Only where [`Runtime::can_rejoin`].
+    fn rejoin(&mut self, turn: Option<&Turn>) -> Vec<u8>;
+
+    /// The turn is to end as soon as possible.
+    fn interrupt(&mut self, turn: &TurnId) -> Vec<u8>;
+
+    /// What came of a call.
+    fn answer(&mut self, call: &str, answer: &Answer) -> Vec<u8>;
+
+    /// What a line means; nothing, if it means nothing to us.
+    ///
+    /// # Errors
+    /// [`LineError`] if it cannot be a line of this brain: then the process is ended and started anew.
+    fn read(&mut self, line: &[u8]) -> Result<Vec<Said>, LineError>;
+}
+
+/// What a brain says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    /// It has taken a message that came in the middle of a turn.
+    Took(EventId),
+    /// Text on the way.
+    Text(String),
+    /// It wants a tool to be used.
+    Called(Call),
+    /// It has used tokens since it last said so.
+    Spent(Usage),
+    /// The turn is over.
+    Ended(Ending),
+    /// Something else, worth an event: its type, and a body.
+    Note(&'static str, Value),
+    /// To be written back.
+    Reply(Vec<u8>),
+    /// To be remembered: the dialogue's own words.
+    Remember(String),
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// The brain's name for it.
+    pub id: String,
+    /// Which tool.
+    pub tool: String,
+    /// With what.
+    pub input: Value,
+}
+
+/// How a turn ended, as the brain says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// It is done.
+    Completed,
+    /// It was interrupted.
+    Interrupted,
+    /// It could not go on.
+    Failed {
+        /// Whose fault: the type of the event that tells it, such as "error.model".
+        kind: &'static str,
+        /// A word for programs.
+        code: String,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Read by the model.
+    pub input_tokens: u64,
+    /// Written by the model.
+    pub output_tokens: u64,
+    /// Put into the model's cache.
+    #[serde(default)]
+    pub cache_creation_input_tokens: u64,
+    /// Read from the model's cache.
+    #[serde(default)]
+    pub cache_read_input_tokens: u64,
+}
+
+impl Usage {
+    /// All of them.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        let read = self.cache_creation_input_tokens.saturating_add(self.cache_read_input_tokens);
+        self.input_tokens.saturating_add(self.output_tokens).saturating_add(read)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            cache_creation_input_tokens: self
+                .cache_creation_input_tokens
+                .saturating_add(other.cache_creation_input_tokens),
+            cache_read_input_tokens: self.cache_read_input_tokens.saturating_add(other.cache_read_input_tokens),
+        }
+    }
+}
+
+/// A line that no brain of this kind writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LineError {
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl fmt::Display for LineError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "a line that the runtime cannot have written: {}", self.message)
+    }
+}
+
+impl std::error::Error for LineError {}

@@ -1,0 +1,676 @@
+//! The task that owns a session: it alone writes it.
+//!
+//! It waits for whatever happens, has [`State::on`] say what follows, stores that, and then does it. What takes time is
+//! done beside it, in tasks that it owns, and comes back as an input. All that has happened while one write was made is
+//! dealt with in the next: so the more happens, the more share a write.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::content::Contents;
+use super::event::Actor;
+use super::house::{Found, HouseError, Kept, Mind, Search};
+use super::registry::Profile;
+use super::state::{Arrival, Effect, House, Input, MAX_QUEUE, Outcome, Presence, Record, Rules, State};
+use super::tools::{Bench, Finished, Note, Outcome as CallOutcome, unknown};
+use super::{SessionError, log};
+use crate::ids::{EventId, SessionId, TurnId};
+use crate::runtime::policy::Policy;
+use crate::runtime::process::{Line, Process};
+use crate::runtime::{Answer, Brain, Call, Dialogue, Message, Recorded, Turn};
+use crate::sandbox::{Sandbox, Sandboxes};
+use crate::store::{Change, Claim, Store, StoreError};
+use crate::telemetry::chain;
+
+/// Inputs that may share a write. More would make the first of them wait.
+const BATCH: usize = 64;
+
+/// Notes of calls that may wait: a call that writes faster waits, which slows nobody else.
+const NOTES: usize = 64;
+
+/// Between two tries to write to a store that fails, such as one on a full disk.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a driver is asked.
+pub enum Request {
+    /// To take a message; the claim says that it may be said again.
+    Send(Box<Post>),
+    /// To end the turn.
+    Cancel(Reply<()>),
+    /// To end the session.
+    Archive(Reply<()>),
+}
+
+/// Where a request is answered.
+pub type Reply<T> = oneshot::Sender<Result<T, SessionError>>;
+
+/// A message and where its `seq` is told.
+pub struct Post {
+    /// Who says it.
+    pub actor: Actor,
+    /// What.
+    pub body: serde_json::Value,
+    /// The caller's references, or null.
+    pub refs: serde_json::Value,
+    /// The key and the digest of the request, if it may be said again.
+    pub claim: Option<(String, String)>,
+    /// Answered with the `seq`, and whether it is new.
+    pub reply: Reply<(u64, bool)>,
+}
+
+/// What all drivers share.
+#[derive(Clone)]
+pub struct Context {
+    /// Where sessions are stored.
+    pub store: Store,
+    /// Where long bodies are.
+    pub contents: Contents,
+    /// Where sandboxes are made.
+    pub sandboxes: Sandboxes,
+    /// The daemon is to end.
+    pub stop: CancellationToken,
+}
+
+/// The task.
+pub struct Driver {
+    context: Context,
+    id: SessionId,
+    number: u64,
+    profile: Profile,
+    state: State,
+    requests: mpsc::Receiver<Request>,
+    /// What has happened and is not dealt with.
+    backlog: VecDeque<Task>,
+    process: Option<Process>,
+    dialogue: Option<Box<dyn Dialogue>>,
+    /// Both sandboxes, awake, while they are needed.
+    kept: Option<(Kept, Kept)>,
+    /// Calls that wait for the hands.
+    parked: Vec<Parked>,
+    jobs: JoinSet<Job>,
+    is_searching: bool,
+    notes: (mpsc::Sender<Note>, mpsc::Receiver<Note>),
+    stop_calls: CancellationToken,
+    /// Texts of messages that came while this task was there.
+    texts: HashMap<u64, String>,
+}
+
+/// An input, and who waits for it to be stored.
+struct Task {
+    input: Input,
+    waits: Waits,
+}
+
+/// Who waits for an input.
+enum Waits {
+    Nobody,
+    Caller(Reply<()>),
+    Sender(Option<Claim>, Reply<(u64, bool)>),
+}
+
+/// A call that waits for the hands.
+enum Parked {
+    Run(Call),
+    Follow(String),
+}
+
+/// What a task of the driver has come to.
+enum Job {
+    Found(Box<Result<Found, HouseError>>),
+    Finished(Finished),
+    Disposed,
+    Done,
+}
+
+/// What the driver waits for.
+enum Happened {
+    Stop,
+    Requested(Option<Request>),
+    Noted(Option<Note>),
+    Ended(Job),
+    Said(Line),
+    Clock,
+}
+
+impl Driver {
+    /// Loads a session.
+    ///
+    /// # Errors
+    /// [`SessionError::NotFound`], [`SessionError::Store`], [`SessionError::Record`].
+    pub async fn load(
+        context: Context,
+        id: SessionId,
+        requests: mpsc::Receiver<Request>,
+    ) -> Result<Self, (SessionError, mpsc::Receiver<Request>)> {
+        match Self::read(&context, &id).await {
+            Ok((number, profile, state)) => Ok(Self {
+                context,
+                id,
+                number,
+                profile,
+                state,
+                requests,
+                backlog: VecDeque::new(),
+                process: None,
+                dialogue: None,
+                kept: None,
+                parked: Vec::new(),
+                jobs: JoinSet::new(),
+                is_searching: false,
+                notes: mpsc::channel(NOTES),
+                stop_calls: CancellationToken::new(),
+                texts: HashMap::new(),
+            }),
+            Err(error) => Err((error, requests)),
+        }
+    }
+
+    async fn read(context: &Context, id: &SessionId) -> Result<(u64, Profile, State), SessionError> {
+        let stored = context.store.session(id).await.map_err(SessionError::Store)?;
+        let stored = stored.ok_or_else(|| SessionError::NotFound(id.clone()))?;
+        let mut state = super::registry::state(&stored)?;
+        let calls = context.store.calls(stored.number).await.map_err(SessionError::Store)?;
+        for (call, record) in calls {
+            let damaged = |source| SessionError::Record { what: "call", id: call.clone(), source };
+            let mut record: Record = serde_json::from_str(&record).map_err(damaged)?;
+            if let Some(answer) = &mut record.answer {
+                answer.text.clear();
+            }
+            state.calls.insert(call, record);
+        }
+        Ok((stored.number, super::registry::profile(&stored)?, state))
+    }
+
+    /// The session's life in this daemon.
+    pub async fn live(mut self) {
+        self.push(Input::Recovered);
+        while self.deal().await {
+            if self.state.is_archived && !self.state.is_to_be_disposed() && self.state.active.is_none() {
+                break;
+            }
+            match self.wait().await {
+                Happened::Stop => break,
+                happened => self.take(happened).await,
+            }
+        }
+        // Whoever waits is told that nobody is here by the reply that is dropped.
+        self.requests.close();
+        self.jobs.shutdown().await;
+    }
+
+    fn push(&mut self, input: Input) {
+        self.backlog.push_back(Task { input, waits: Waits::Nobody });
+    }
+
+    /// All are cancel-safe: channels keep what was not received, jobs what was not joined, and the process keeps what it
+    /// has read of a line.
+    async fn wait(&mut self) -> Happened {
+        let alarm =
+            self.state.alarm().map(|at| Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default());
+        let clock = async {
+            match alarm {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let said = async {
+            match &mut self.process {
+                Some(process) => process.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.context.stop.cancelled() => Happened::Stop,
+            Some(note) = self.notes.1.recv() => Happened::Noted(Some(note)),
+            Some(job) = self.jobs.join_next() => Happened::Ended(job.unwrap_or(Job::Done)),
+            request = self.requests.recv() => Happened::Requested(request),
+            line = said => Happened::Said(line),
+            () = clock => Happened::Clock,
+        }
+    }
+
+    /// What has happened becomes inputs; and what has happened beside it, if that needs no waiting.
+    async fn take(&mut self, happened: Happened) {
+        match happened {
+            Happened::Stop => {}
+            Happened::Requested(None) => self.context.stop.cancelled().await,
+            Happened::Requested(Some(request)) => {
+                self.request(request).await;
+                while self.backlog.len() < BATCH
+                    && let Ok(request) = self.requests.try_recv()
+                {
+                    self.request(request).await;
+                }
+            }
+            Happened::Noted(note) => note.into_iter().for_each(|note| self.note(note)),
+            Happened::Ended(job) => {
+                // What a call told before its end comes before its end.
+                while let Ok(note) = self.notes.1.try_recv() {
+                    self.note(note);
+                }
+                self.ended(job);
+            }
+            Happened::Said(line) => {
+                self.said(line);
+                while self.backlog.len() < BATCH
+                    && let Some(line) = self.process.as_mut().and_then(Process::take_line)
+                {
+                    self.said(line);
+                }
+            }
+            Happened::Clock => self.push(Input::Clock),
+        }
+    }
+
+    async fn request(&mut self, request: Request) {
+        match request {
+            Request::Cancel(reply) => {
+                self.backlog.push_back(Task { input: Input::Cancel, waits: Waits::Caller(reply) });
+            }
+            Request::Archive(reply) => {
+                self.backlog.push_back(Task { input: Input::Archive, waits: Waits::Caller(reply) });
+            }
+            Request::Send(post) => self.post(*post).await,
+        }
+    }
+
+    async fn post(&mut self, post: Post) {
+        let Post { actor, body, refs, claim, reply } = post;
+        let claim = match claim {
+            None => None,
+            Some((key, digest)) => {
+                // Those that wait to be stored come first.
+                while !self.backlog.is_empty() && self.deal().await {}
+                let scope = self.id.to_string();
+                match self.context.store.claimed(scope.clone(), key.clone()).await {
+                    Ok(None) => Some(Claim { scope, key, digest, value: String::new() }),
+                    Ok(Some(found)) if found.digest == digest => {
+                        let _ = reply.send(Ok((found.value.parse().unwrap_or_default(), false)));
+                        return;
+                    }
+                    Ok(Some(_)) => {
+                        let _ = reply.send(Err(SessionError::Conflict { field: "idempotency_key" }));
+                        return;
+                    }
+                    Err(error) => {
+                        let _ = reply.send(Err(SessionError::Store(error)));
+                        return;
+                    }
+                }
+            }
+        };
+        let refusal = if self.state.is_archived {
+            Some(SessionError::Archived(self.id.clone()))
+        } else if self.state.queue.len() + self.backlog.len() >= MAX_QUEUE {
+            Some(SessionError::Busy { id: self.id.clone(), limit: MAX_QUEUE })
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let input = Input::Message { actor, body, refs };
+        self.backlog.push_back(Task { input, waits: Waits::Sender(claim, reply) });
+    }
+
+    fn note(&mut self, note: Note) {
+        self.push(match note {
+            Note::Began(call, sandbox, run) => Input::Began(call, sandbox, run),
+            Note::Output(body) => Input::Output(body),
+        });
+    }
+
+    fn ended(&mut self, job: Job) {
+        match job {
+            Job::Found(found) => {
+                self.is_searching = false;
+                match *found {
+                    Ok(found) => self.arrived(found),
+                    Err(error) => self.push(Input::Gone { why: chain(&error).to_string() }),
+                }
+            }
+            Job::Finished(Finished { id, outcome: CallOutcome::Done { answer, exec } }) => {
+                self.push(Input::Done { id, answer, exec });
+            }
+            Job::Finished(Finished { outcome: CallOutcome::NoHands(call), .. }) => {
+                // They are made anew, and then it runs.
+                self.parked.push(Parked::Run(call));
+                self.fetch();
+            }
+            Job::Disposed => self.push(Input::Disposed),
+            Job::Done => {}
+        }
+    }
+
+    fn said(&mut self, line: Line) {
+        let (line, cursor) = match line {
+            Line::Said(line, cursor) => (line, cursor),
+            Line::Over(why) => return self.lose_process(why),
+        };
+        let Some(dialogue) = &mut self.dialogue else { return };
+        match dialogue.read(&line) {
+            Ok(said) => said.into_iter().for_each(|said| self.push(Input::Said(said, cursor))),
+            Err(error) => self.lose_process(error.to_string()),
+        }
+    }
+
+    fn lose_process(&mut self, why: String) {
+        self.kill();
+        self.push(Input::Gone { why });
+    }
+
+    fn kill(&mut self) {
+        self.dialogue = None;
+        if let Some(process) = self.process.take() {
+            let killing = process.kill();
+            self.jobs.spawn(async move {
+                killing.await;
+                Job::Done
+            });
+        }
+    }
+
+    fn arrived(&mut self, found: Found) {
+        let Found { house, brain, hands, lost, process } = found;
+        let (process, arrival) = match process {
+            // It has ended since: if the brain is still wanted, another one is.
+            Mind::Held if self.process.is_none() => {
+                if self.state.presence == Presence::Coming {
+                    self.fetch();
+                }
+                return;
+            }
+            Mind::Held => (None, Arrival::Held),
+            Mind::Joined(process, writer) => (Some((process, writer)), Arrival::Joined),
+            Mind::Started(process, writer) => (Some((process, writer)), Arrival::Started),
+        };
+        self.kept = Some((brain, hands));
+        if let Some((process, writer)) = process {
+            self.jobs.spawn(async move {
+                writer.write_all().await;
+                Job::Done
+            });
+            let brain = Brain {
+                model: &self.profile.spec.model,
+                prompt: &self.profile.spec.prompt,
+                guest: self.context.sandboxes.engine().guest_path(),
+                memory: house.memory.as_deref(),
+            };
+            self.dialogue = Some(self.profile.spec.runtime.runtime().dialogue(&brain));
+            self.process = Some(process);
+            match (arrival, &self.state.active) {
+                (Arrival::Started, _) => self.tell(|dialogue| dialogue.open()),
+                // Within a turn it is told that as well.
+                (Arrival::Joined, None) => self.tell(|dialogue| dialogue.rejoin(None)),
+                (Arrival::Joined, Some(_)) | (Arrival::Held, _) => {}
+            }
+        }
+        self.push(Input::Arrived { house, lost, arrival });
+        for parked in std::mem::take(&mut self.parked) {
+            self.launch(parked);
+        }
+    }
+
+    /// Deals with what has happened; `false` if the session cannot go on here.
+    async fn deal(&mut self) -> bool {
+        while !self.backlog.is_empty() {
+            let count = self.backlog.len().min(BATCH);
+            let tasks: Vec<Task> = self.backlog.drain(..count).collect();
+            match self.apply(tasks).await {
+                Ok(effects) => {
+                    for effect in effects {
+                        if let Err(error) = self.act(effect).await {
+                            tracing::error!(session.id = %self.id, error = %chain(&error), "a session cannot go on");
+                            return false;
+                        }
+                    }
+                }
+                Err(SessionError::Store(error @ (StoreError::Overtaken | StoreError::Gone))) => {
+                    tracing::error!(session.id = %self.id, error = %chain(&error), "a session cannot go on");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::error!(session.id = %self.id, error = %chain(&error), "a session cannot be stored");
+                    tokio::select! {
+                        () = self.context.stop.cancelled() => return false,
+                        () = sleep_until(Instant::now() + RETRY) => {}
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Stores what follows from some inputs, in one write, and answers who waits for it. If that fails nothing has
+    /// happened: callers are told so, and what nobody can say again stays in the backlog.
+    async fn apply(&mut self, tasks: Vec<Task>) -> Result<Vec<Effect>, SessionError> {
+        let now = SystemTime::now();
+        let mut next = self.state.clone();
+        let mut change = Change { head: self.state.head, ..Change::default() };
+        let mut effects = Vec::new();
+        let (mut events, mut seqs, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+        let rules = Rules { session: &self.id, limits: self.profile.limits, policy: Policy::default() };
+        for task in &tasks {
+            let seq = next.head + 1;
+            if let Input::Message { body, .. } = &task.input {
+                texts.push((seq, body["text"].as_str().unwrap_or_default().to_owned()));
+            }
+            if let Waits::Sender(Some(claim), _) = &task.waits {
+                change.claims.push(Claim { value: seq.to_string(), ..claim.clone() });
+            }
+            seqs.push(seq);
+            let outcome = next.on(task.input.clone(), rules, now);
+            let Outcome { events: more, turns, forget_calls, calls, effects: act } = outcome;
+            events.extend(more);
+            if forget_calls {
+                (change.forget_calls, change.calls) = (true, Vec::new());
+            }
+            change.turns.extend(turns.iter().map(|turn| (turn.number, turn.id.clone(), super::registry::json(turn))));
+            change.calls.extend(calls.iter().map(|(id, record)| (id.clone(), super::registry::json(record))));
+            effects.extend(act);
+        }
+        change.entries = match log::entries(&self.context.contents, &self.id, self.state.head, &events, now).await {
+            Ok(entries) => entries,
+            Err(error) => return Err(self.take_back(tasks, error)),
+        };
+        if next != self.state {
+            change.state = Some((super::registry::column(&next), super::registry::json(&next)));
+        }
+        if let Err(error) = self.context.store.change_session(self.number, change).await {
+            return Err(self.take_back(tasks, SessionError::Store(error)));
+        }
+        self.state = next;
+        if self.state.is_busy() {
+            self.texts.extend(texts)
+        } else {
+            self.texts.clear()
+        }
+        for (task, seq) in tasks.into_iter().zip(seqs) {
+            // Whoever no longer waits does not want to know.
+            match task.waits {
+                Waits::Nobody => {}
+                Waits::Caller(reply) => drop(reply.send(Ok(()))),
+                Waits::Sender(_, reply) => drop(reply.send(Ok((seq, true)))),
+            }
+        }
+        Ok(effects)
+    }
+
+    /// Nothing was stored.
+    fn take_back(&mut self, tasks: Vec<Task>, error: SessionError) -> SessionError {
+        for task in tasks.into_iter().rev() {
+            let copy = || match &error {
+                SessionError::Store(error) => SessionError::Store(error.clone()),
+                _ => SessionError::Store(StoreError::Gone),
+            };
+            match task.waits {
+                Waits::Nobody => self.backlog.push_front(Task { input: task.input, waits: Waits::Nobody }),
+                Waits::Caller(reply) => drop(reply.send(Err(copy()))),
+                Waits::Sender(_, reply) => drop(reply.send(Err(copy()))),
+            }
+        }
+        error
+    }
+
+    async fn act(&mut self, effect: Effect) -> Result<(), SessionError> {
+        match effect {
+            Effect::Fetch => self.fetch(),
+            Effect::Release => self.kept = None,
+            Effect::Begin(turn, messages) => {
+                let messages = messages.into_iter().map(|seq| (seq, false)).collect();
+                let turn = self.turn(turn, messages).await?;
+                self.tell(|dialogue| dialogue.begin(&turn));
+            }
+            Effect::Resume { turn, messages, is_same } => {
+                let turn = self.turn(turn, messages).await?;
+                let calls = if is_same { Vec::new() } else { self.recorded().await? };
+                self.tell(
+                    |dialogue| if is_same { dialogue.rejoin(Some(&turn)) } else { dialogue.resume(&turn, &calls) },
+                );
+            }
+            Effect::Steer(turn, seq) => {
+                let message = self.message(seq, false).await?;
+                self.tell(|dialogue| dialogue.steer(&turn, &message));
+            }
+            Effect::Interrupt(turn) => self.tell(|dialogue| dialogue.interrupt(&turn)),
+            Effect::Kill => self.kill(),
+            Effect::Run(call) => self.launch(Parked::Run(call)),
+            Effect::Follow(call) => self.launch(Parked::Follow(call)),
+            Effect::StopCalls => self.stop_calls(),
+            Effect::Answer(call, answer) => self.tell(|dialogue| dialogue.answer(&call, &answer)),
+            Effect::Replay(call) => {
+                let stored = self.context.store.call(self.number, call.clone()).await.map_err(SessionError::Store)?;
+                let record = stored.and_then(|record| serde_json::from_str::<Record>(&record).ok());
+                let answer = record.and_then(|record| record.answer).unwrap_or_else(unknown);
+                self.tell(|dialogue| dialogue.answer(&call, &answer));
+            }
+            Effect::Write(lines) => self.write(lines),
+            Effect::Dispose => self.dispose(),
+        }
+        Ok(())
+    }
+
+    fn fetch(&mut self) {
+        // The one under way finds what this one would.
+        if std::mem::replace(&mut self.is_searching, true) {
+            return;
+        }
+        let spec = &self.profile.spec;
+        let search = Search {
+            sandboxes: self.context.sandboxes.clone(),
+            session: self.id.clone(),
+            house: self.state.house.clone(),
+            image: spec.image.parse().ok(),
+            runtime: spec.runtime.runtime(),
+            model: spec.model.clone(),
+            prompt: spec.prompt.clone(),
+            has_process: self.process.as_ref().is_some_and(Process::is_alive),
+        };
+        self.jobs.spawn(async move { Job::Found(Box::new(search.run().await)) });
+    }
+
+    fn tell(&mut self, line: impl FnOnce(&mut dyn Dialogue) -> Vec<u8>) {
+        // A brain that has gone meanwhile is told when it is back.
+        if let Some(dialogue) = &mut self.dialogue {
+            let lines = line(&mut **dialogue);
+            self.write(lines);
+        }
+    }
+
+    fn write(&mut self, lines: Vec<u8>) {
+        let is_written = self.process.as_ref().is_none_or(|process| process.write(lines));
+        if !is_written {
+            self.lose_process("the brain does not read what it is told".to_owned());
+        }
+    }
+
+    /// A turn with the texts of its messages.
+    async fn turn(&self, id: TurnId, messages: Vec<(u64, bool)>) -> Result<Turn, SessionError> {
+        let mut turn = Turn { id, messages: Vec::with_capacity(messages.len()) };
+        for (seq, is_taken) in messages {
+            turn.messages.push(self.message(seq, is_taken).await?);
+        }
+        Ok(turn)
+    }
+
+    async fn message(&self, seq: u64, is_taken: bool) -> Result<Message, SessionError> {
+        let text = match self.texts.get(&seq) {
+            Some(text) => text.clone(),
+            None => log::text(&self.context.store, &self.context.contents, &self.id, self.number, seq).await?,
+        };
+        Ok(Message { id: EventId::of(&self.id, seq), text, is_taken })
+    }
+
+    /// The calls of the turn, for a brain that begins anew.
+    async fn recorded(&self) -> Result<Vec<Recorded>, SessionError> {
+        let calls = self.context.store.calls(self.number).await.map_err(SessionError::Store)?;
+        let calls = calls.into_iter().map(|(id, record)| {
+            let damaged = |source| SessionError::Record { what: "call", id: id.clone(), source };
+            let Record { tool, answer, .. } = serde_json::from_str(&record).map_err(damaged)?;
+            Ok(Recorded { id, tool, answer })
+        });
+        calls.collect()
+    }
+
+    /// Begins a call, or has it wait for the hands.
+    fn launch(&mut self, parked: Parked) {
+        let Some((_, hands)) = &self.kept else {
+            self.parked.push(parked);
+            return;
+        };
+        let Some(active) = &self.state.active else { return };
+        let bench = Bench {
+            sandbox: hands.sandbox.clone(),
+            notes: self.notes.0.clone(),
+            stop: self.stop_calls.clone(),
+            until: super::time(active.deadline_ms),
+            session: self.id.to_string(),
+        };
+        match parked {
+            Parked::Run(call) => {
+                self.jobs.spawn(async move { Job::Finished(bench.carry_out(call).await) });
+            }
+            Parked::Follow(id) => match self.state.calls.get(&id).and_then(|call| call.run.clone()) {
+                Some((sandbox, run)) => {
+                    self.jobs.spawn(async move { Job::Finished(bench.follow(id, sandbox, run).await) });
+                }
+                None => self.push(Input::Done { id, answer: unknown(), exec: None }),
+            },
+        }
+    }
+
+    fn stop_calls(&mut self) {
+        self.stop_calls.cancel();
+        self.stop_calls = CancellationToken::new();
+        for parked in std::mem::take(&mut self.parked) {
+            let (id, answer) = match parked {
+                Parked::Run(call) => (call.id, Answer::error("it was stopped before it began")),
+                Parked::Follow(id) => (id, unknown()),
+            };
+            self.push(Input::Done { id, answer, exec: None });
+        }
+    }
+
+    /// Removes the sandboxes; the log stays.
+    fn dispose(&mut self) {
+        (self.kept, self.dialogue, self.process) = (None, None, None);
+        let House { brain, hands, .. } = &self.state.house;
+        let sandboxes: Vec<Sandbox> =
+            [brain, hands].into_iter().flatten().filter_map(|id| self.context.sandboxes.get(id).ok()).collect();
+        self.jobs.spawn(async move {
+            for sandbox in sandboxes {
+                if let Err(error) = sandbox.destroy().await {
+                    tracing::error!(sandbox.id = %sandbox.profile().id, %error, "a sandbox of a session is left behind");
+                }
+            }
+            Job::Disposed
+        });
+    }
+}

@@ -1,0 +1,178 @@
+//! What the brain can do with its hands. `say` and `ask` are not here: they do nothing in the sandbox.
+//!
+//! | tool | input |
+//! |---|---|
+//! | `bash` | `command`, `timeout_seconds`?, `cwd`? |
+//! | `read` | `path`, `offset`? (lines to skip), `limit`? (lines); or `run`, `offset`? (bytes): the output of a command |
+//! | `write` | `path`, `content` |
+//! | `ls` | `path`?, `depth`? |
+//!
+//! What a tool answers is text for a model: bounded, with its head and tail, and a word on how to get the rest. An input
+//! that is none is an answer too, one that names the field; the model tries again.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::hands::Hands;
+use crate::ids::{RunId, SandboxId};
+use crate::runtime::{Answer, Call};
+use crate::sandbox::{Lease, Sandbox, SandboxError};
+
+mod bash;
+pub mod bound;
+mod files;
+
+/// The longest that a tool which only moves bytes may take: past it the sandbox's file system hangs.
+const FILE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What is told of a call while it goes on.
+#[derive(Debug)]
+pub enum Note {
+    /// It has begun as this run.
+    Began(String, SandboxId, RunId),
+    /// A command wrote something: the body of its event.
+    Output(Value),
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Which.
+    pub id: String,
+    /// How.
+    pub outcome: Outcome,
+}
+
+/// What came of a call.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is done.
+    Done {
+        /// For the brain.
+        answer: Answer,
+        /// The body of its event, if it was a command.
+        exec: Option<Value>,
+    },
+    /// The sandbox was not there, and nothing was done.
+    NoHands(Call),
+}
+
+/// Where a call is carried out.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// Told of what happens meanwhile.
+    pub notes: mpsc::Sender<Note>,
+    /// The call is to end.
+    pub stop: CancellationToken,
+    /// When the turn is over.
+    pub until: SystemTime,
+    /// In front of the keys of its runs, so that they are no other session's.
+    pub session: String,
+}
+
+impl Bench {
+    /// Carries out a call.
+    pub async fn carry_out(self, call: Call) -> Finished {
+        let id = call.id.clone();
+        let (hands, lease) = match self.sandbox.awake().await {
+            Ok(awake) => awake,
+            Err(SandboxError::NotRunning { .. } | SandboxError::NotFound(_)) => {
+                return Finished { id, outcome: Outcome::NoHands(call) };
+            }
+            Err(error) => {
+                let answer = Answer::error(crate::telemetry::chain(&error).to_string());
+                return Finished { id, outcome: Outcome::Done { answer, exec: None } };
+            }
+        };
+        let outcome = match call.tool.as_str() {
+            "bash" => self.bash(&hands, lease, &call).await,
+            tool => Outcome::Done { answer: self.file_tool(&hands, lease, tool, &call.input).await, exec: None },
+        };
+        Finished { id, outcome }
+    }
+
+    /// Finds out what became of a command of an earlier daemon, and sees it to its end.
+    pub async fn follow(self, id: String, sandbox: String, run: String) -> Finished {
+        let found = async {
+            let is_here = self.sandbox.profile().id.as_str() == sandbox;
+            let run: RunId = run.parse().ok().filter(|_| is_here)?;
+            let (hands, lease) = self.sandbox.awake().await.ok()?;
+            Some((hands.run(&run).ok()?, lease))
+        };
+        let outcome = match found.await {
+            Some((run, _lease)) => self.see_to_its_end(&id, run).await,
+            None => Outcome::Done { answer: unknown(), exec: None },
+        };
+        Finished { id, outcome }
+    }
+
+    async fn file_tool(&self, hands: &Hands, _lease: Lease, tool: &str, input: &Value) -> Answer {
+        let work = async {
+            match tool {
+                "read" => files::read(hands, input).await,
+                "write" => files::write(hands, input).await,
+                "ls" => files::ls(hands, input).await,
+                _ => Err(format!("there is no tool {tool:?}; there are bash, read, write, ls, say and ask")),
+            }
+        };
+        let within = self.left().min(FILE_DEADLINE);
+        tokio::select! {
+            done = tokio::time::timeout(within, work) => match done {
+                Ok(Ok(text)) => Answer::ok(text),
+                Ok(Err(text)) => Answer::error(text),
+                Err(_) => Answer::error(format!("it took longer than {} s", within.as_secs())),
+            },
+            () = self.stop.cancelled() => Answer::error("it was stopped"),
+        }
+    }
+
+    /// What remains of the turn, less a moment in which to end and answer: the inner deadline fires first.
+    fn left(&self) -> Duration {
+        self.until.duration_since(SystemTime::now()).unwrap_or_default().saturating_sub(ENDING)
+    }
+}
+
+/// Between the last deadline of a call and that of its turn.
+const ENDING: Duration = Duration::from_millis(500);
+
+/// Of a call of which nobody knows whether it has done something.
+#[must_use]
+pub fn unknown() -> Answer {
+    Answer::error(
+        "the outcome is unknown: the host was restarted while this was under way. Look whether it took effect before you do it \
+         again.",
+    )
+}
+
+/// A text that an input may have.
+fn text<'a>(input: &'a Value, field: &str) -> Result<Option<&'a str>, String> {
+    match input.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.contains('\0') => Err(format!("{field}: holds a NUL")),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(format!("{field}: a text is needed")),
+    }
+}
+
+/// A text that an input must have.
+fn needed<'a>(input: &'a Value, field: &str) -> Result<&'a str, String> {
+    text(input, field)?.filter(|text| !text.is_empty()).ok_or_else(|| format!("{field}: a text is needed"))
+}
+
+/// A number that an input may have.
+fn number(input: &Value, field: &str) -> Result<Option<u64>, String> {
+    match input.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value.as_u64().map(Some).ok_or_else(|| format!("{field}: a whole number is needed")),
+    }
+}
+
+/// An instant so far from now.
+fn from_now(wait: Duration) -> Instant {
+    Instant::now() + wait
+}
