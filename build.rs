@@ -14,8 +14,13 @@ mod daemon {
     use std::path::{Path, PathBuf};
     use std::process::Command;
 
-    const PROTOS: [&str; 4] =
-        ["hands/v1/errors.proto", "hands/v1/hands.proto", "hands/v1/node.proto", "hands/v1/sandboxes.proto"];
+    const PROTOS: [&str; 5] = [
+        "hands/v1/errors.proto",
+        "hands/v1/hands.proto",
+        "hands/v1/node.proto",
+        "hands/v1/sandboxes.proto",
+        "hands/v1/sessions.proto",
+    ];
 
     pub fn prepare() {
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

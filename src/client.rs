@@ -16,6 +16,7 @@ use tonic::{Request, Status};
 use crate::api::proto::hands_client::HandsClient;
 use crate::api::proto::node_client::NodeClient;
 use crate::api::proto::sandboxes_client::SandboxesClient;
+use crate::api::proto::sessions_client::SessionsClient;
 
 /// Largest message in either direction, in bytes. Chunks are at most 1 MiB and a page of a listing a few; gRPC's own
 /// limit of 4 MiB would be too small for a page of long names.
@@ -207,6 +208,12 @@ pub fn hands(channel: Channel) -> HandsClient<Channel> {
 #[must_use]
 pub fn sandboxes(channel: Channel) -> SandboxesClient<Channel> {
     SandboxesClient::new(channel).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
+}
+
+/// Agents and sessions, with room for the largest message.
+#[must_use]
+pub fn sessions(channel: Channel) -> SessionsClient<Channel> {
+    SessionsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
 }
 
 /// The node itself, with room for the largest message.

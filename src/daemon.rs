@@ -23,12 +23,14 @@ use crate::api::convert::Deadlines;
 use crate::api::grpc::hands::HandsService;
 use crate::api::grpc::node::NodeService;
 use crate::api::grpc::sandboxes::SandboxesService;
+use crate::api::grpc::sessions::SessionsService;
 use crate::api::http;
 use crate::api::http::access::Access;
 use crate::api::http::key::{ApiKey, KeyError};
 use crate::api::proto::hands_server::HandsServer;
 use crate::api::proto::node_server::NodeServer;
 use crate::api::proto::sandboxes_server::SandboxesServer;
+use crate::api::proto::sessions_server::SessionsServer;
 use crate::api::proto::{DESCRIPTORS, Defaults as DefaultsMessage, NodeInfo};
 use crate::check;
 use crate::client::MESSAGE_BYTES;
@@ -43,6 +45,7 @@ use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership
 use crate::network::Outside;
 use crate::network::policy::{Beyond, Bounds};
 use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile, strangers};
+use crate::session::{SessionError, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry::chain;
 use front::{Front, FrontError};
@@ -103,6 +106,9 @@ pub enum DaemonError {
     /// There is no key for the HTTP surface.
     #[error("the HTTP surface")]
     Key(#[source] KeyError),
+    /// The sessions cannot be read.
+    #[error("the sessions")]
+    Sessions(#[source] SessionError),
     /// Reflection refuses the descriptors.
     #[error("gRPC reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -111,6 +117,7 @@ pub enum DaemonError {
 /// A daemon that serves.
 pub struct Daemon {
     sandboxes: Sandboxes,
+    sessions: Sessions,
     servers: JoinSet<()>,
     stop: CancellationToken,
     health: tonic_health::server::HealthReporter,
@@ -141,8 +148,10 @@ impl Daemon {
         let http = bind_http(config).await?;
         let http_address = http.as_ref().map(|(_, address)| *address);
         let info = node_info(config, &host, engine.name(), is_root, http_address);
-        let sandboxes = Sandboxes::open(engine, store, defaults, info.boot_id.clone()).await;
+        let sandboxes = Sandboxes::open(engine, store.clone(), defaults, info.boot_id.clone()).await;
         let sandboxes = sandboxes.map_err(DaemonError::Store)?;
+        let contents = config.state_dir.join("content");
+        let sessions = Sessions::open(store, sandboxes.clone(), contents).await.map_err(DaemonError::Sessions)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let deadlines = Deadlines { default: config.run.timeout, max: config.run.max_timeout };
         let reflection = tonic_reflection::server::Builder::configure()
@@ -154,14 +163,17 @@ impl Daemon {
         routes
             .add_service(sized(HandsServer::new(HandsService::new(sandboxes.clone(), deadlines))))
             .add_service(SandboxesServer::new(SandboxesService::new(sandboxes.clone())))
+            .add_service(SessionsServer::new(SessionsService::new(sessions.clone())))
             .add_service(NodeServer::new(NodeService::new(info.clone(), sandboxes.clone())))
             .add_service(health_service)
             .add_service(reflection);
         health.set_serving::<HandsServer<HandsService>>().await;
         health.set_serving::<SandboxesServer<SandboxesService>>().await;
+        health.set_serving::<SessionsServer<SessionsService>>().await;
         health.set_serving::<NodeServer<NodeService>>().await;
         let mut daemon = Self {
             sandboxes,
+            sessions,
             servers: JoinSet::new(),
             stop: CancellationToken::new(),
             health,
@@ -250,6 +262,7 @@ impl Daemon {
     pub async fn stop(mut self) {
         self.health.set_service_status("", ServingStatus::NotServing).await;
         self.ready.send_replace(false);
+        self.sessions.close().await;
         self.stop.cancel();
         let all = async { while self.servers.join_next().await.is_some() {} };
         if timeout(DRAIN_DEADLINE, all).await.is_err() {

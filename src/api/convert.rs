@@ -6,6 +6,7 @@
 //! | `runs` | commands, input, events and exits |
 //! | `files` | paths, ranges and file infos |
 //! | `network` | networks and ports |
+//! | [`sessions`] | agents, sessions, turns and events |
 //!
 //! What they share is here: ids, environments, bounds.
 
@@ -19,6 +20,7 @@ mod files;
 mod network;
 mod runs;
 mod sandboxes;
+pub mod sessions;
 
 pub use files::{file_info, list_options, mode, path, read_range, write_options};
 pub use network::{network, port, ports};

@@ -17,6 +17,7 @@ use crate::image::ImageError;
 use crate::network::ConnectError;
 use crate::network::policy::Beyond;
 use crate::sandbox::{ForwardError, SandboxError};
+use crate::session::SessionError;
 use crate::store::StoreError;
 use crate::telemetry::chain;
 
@@ -184,6 +185,31 @@ impl From<ForwardError> for Fault {
                 Self::new(Code::Unavailable, ErrorReason::SandboxLost, message)
             }
         }
+    }
+}
+
+impl From<SessionError> for Fault {
+    fn from(error: SessionError) -> Self {
+        let message = chain(&error).to_string();
+        let (code, reason) = match error {
+            SessionError::Invalid { field, message } => return Self::argument(field, message),
+            SessionError::UnknownAgent(_) => (Code::NotFound, ErrorReason::AgentNotFound),
+            SessionError::AgentDiffers { .. } => (Code::AlreadyExists, ErrorReason::AgentDiffers),
+            SessionError::AgentChanged(_) => (Code::Aborted, ErrorReason::AgentChanged),
+            SessionError::NotFound(_) => (Code::NotFound, ErrorReason::SessionNotFound),
+            SessionError::UnknownTurn(_) => (Code::NotFound, ErrorReason::TurnNotFound),
+            SessionError::UnknownEvent(_) => (Code::NotFound, ErrorReason::EventNotFound),
+            SessionError::Conflict { .. } => (Code::AlreadyExists, ErrorReason::IdempotencyConflict),
+            SessionError::Archived(_) => (Code::FailedPrecondition, ErrorReason::SessionArchived),
+            SessionError::Busy { .. } => (Code::ResourceExhausted, ErrorReason::TooManyRequests),
+            SessionError::Store(StoreError::Full { .. }) => (Code::ResourceExhausted, ErrorReason::DiskFull),
+            SessionError::Store(StoreError::Locked { .. }) => (Code::Unavailable, ErrorReason::InternalFault),
+            SessionError::Store(_) | SessionError::Content(_) | SessionError::Record { .. } => {
+                (Code::Internal, ErrorReason::InternalFault)
+            }
+            SessionError::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),
+        };
+        Self::new(code, reason, message)
     }
 }
 

@@ -226,6 +226,19 @@ pub const RPCS: &[(&str, Role)] = &[
     ("/hands.v1.Sandboxes/Touch", Role::Operator),
     ("/hands.v1.Sandboxes/Wake", Role::Operator),
     ("/hands.v1.Sandboxes/Watch", Role::Reader),
+    ("/hands.v1.Sessions/Archive", Role::Operator),
+    ("/hands.v1.Sessions/Cancel", Role::Operator),
+    ("/hands.v1.Sessions/Create", Role::Operator),
+    ("/hands.v1.Sessions/CreateAgent", Role::Operator),
+    ("/hands.v1.Sessions/Events", Role::Reader),
+    ("/hands.v1.Sessions/Get", Role::Reader),
+    ("/hands.v1.Sessions/GetAgent", Role::Reader),
+    ("/hands.v1.Sessions/List", Role::Reader),
+    ("/hands.v1.Sessions/ListAgents", Role::Reader),
+    ("/hands.v1.Sessions/Result", Role::Reader),
+    ("/hands.v1.Sessions/Send", Role::Operator),
+    ("/hands.v1.Sessions/Turns", Role::Reader),
+    ("/hands.v1.Sessions/UpdateAgent", Role::Operator),
 ];
 
 #[cfg(test)]

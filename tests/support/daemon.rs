@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::node_client::NodeClient;
 use handsd::api::proto::sandboxes_client::SandboxesClient;
+use handsd::api::proto::sessions_client::SessionsClient;
 use handsd::client::{self, Address, Channel};
 
 use super::sandbox::Sandbox;
@@ -174,6 +175,11 @@ impl Daemon {
     /// Sandboxes.
     pub fn sandboxes(&self) -> SandboxesClient<Channel> {
         client::sandboxes(self.channel.clone())
+    }
+
+    /// Agents and sessions.
+    pub fn sessions(&self) -> SessionsClient<Channel> {
+        client::sessions(self.channel.clone())
     }
 
     /// The node.

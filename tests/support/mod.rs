@@ -10,6 +10,7 @@
 //! | `files` | [`Files`]: the files of a sandbox |
 //! | `http` | [`http::Http`]: a daemon with the HTTP surface, and a client of it |
 //! | `leftovers` | what a daemon can leave behind, and how it is removed |
+//! | `session` | [`Session`]: a session of a scripted agent, whose log is held to its contract as it is read |
 //! | `process` | what /proc says of a process |
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
@@ -25,6 +26,7 @@ pub use disk::Disk;
 pub use files::Files;
 pub use run::{Outcome, Running};
 pub use sandbox::{Sandbox, argv, shell};
+pub use session::Session;
 
 pub mod certificates;
 mod daemon;
@@ -35,6 +37,7 @@ mod leftovers;
 pub mod process;
 pub mod run;
 mod sandbox;
+pub mod session;
 
 /// Long enough for what takes milliseconds on a machine that is busy with other things.
 pub const SOON: Duration = Duration::from_secs(30);

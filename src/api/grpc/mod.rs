@@ -16,6 +16,7 @@ pub mod guard;
 pub mod hands;
 pub mod node;
 pub mod sandboxes;
+pub mod sessions;
 pub mod trace;
 
 /// A server stream.

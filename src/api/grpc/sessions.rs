@@ -1,0 +1,160 @@
+//! `hands.v1.Sessions`
+
+use futures_util::{StreamExt, stream};
+use tonic::{Request, Response, Status};
+
+use super::ReplyStream;
+use crate::api::convert::sessions as convert;
+use crate::api::proto::sessions_server::Sessions as Service;
+use crate::api::proto::{
+    Agent, ArchiveSessionRequest, CancelSessionRequest, CreateAgentRequest, CreateSessionRequest, EventsRequest,
+    GetAgentRequest, GetSessionRequest, ListAgentsRequest, ListAgentsResponse, ListSessionsRequest,
+    ListSessionsResponse, ResultRequest, ResultResponse, SendRequest, SendResponse, Session, SessionEvent,
+    TurnsRequest, TurnsResponse, UpdateAgentRequest,
+};
+use crate::api::status::Fault;
+use crate::ids::SessionId;
+use crate::session::{EventQuery, Sessions};
+
+/// Events that are read at a time for a caller who does not follow.
+const PAGE: usize = 256;
+
+/// The service.
+pub struct SessionsService {
+    sessions: Sessions,
+}
+
+impl SessionsService {
+    /// Serves these sessions.
+    #[must_use]
+    pub fn new(sessions: Sessions) -> Self {
+        Self { sessions }
+    }
+}
+
+/// The events there are behind a `seq`, page by page.
+fn read_all(sessions: Sessions, id: SessionId, query: EventQuery) -> ReplyStream<SessionEvent> {
+    let pages = stream::unfold(Some(query), move |query| {
+        let (sessions, id) = (sessions.clone(), id.clone());
+        async move {
+            let mut query = query?;
+            let page = match sessions.events(&id, query.clone(), PAGE).await {
+                Ok(page) => page,
+                Err(error) => return Some((vec![Err(Fault::from(error).into())], None)),
+            };
+            query.after = page.last()?.seq;
+            Some((page.iter().map(|event| Ok(convert::event(event))).collect(), Some(query)))
+        }
+    });
+    Box::pin(pages.flat_map(stream::iter))
+}
+
+#[tonic::async_trait]
+impl Service for SessionsService {
+    type EventsStream = ReplyStream<SessionEvent>;
+
+    async fn create_agent(&self, request: Request<CreateAgentRequest>) -> Result<Response<Agent>, Status> {
+        let spec = convert::agent_spec(request.into_inner())?;
+        let made = self.sessions.create_agent(spec).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::agent(&made.agent)))
+    }
+
+    async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<Agent>, Status> {
+        let name = convert::agent_name(request.into_inner().agent)?;
+        let agent = self.sessions.agent(&name).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::agent(&agent)))
+    }
+
+    async fn update_agent(&self, request: Request<UpdateAgentRequest>) -> Result<Response<Agent>, Status> {
+        let request = request.into_inner();
+        let name = convert::agent_name(request.agent.clone())?;
+        let change = convert::agent_change(request);
+        let agent = self.sessions.update_agent(&name, change).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::agent(&agent)))
+    }
+
+    async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+        let (before, limit) = convert::agent_page(request.get_ref())?;
+        let page = self.sessions.agents(before, limit).await.map_err(Fault::from)?;
+        let last = page.items.last().filter(|_| page.has_more).map(|agent| agent.id.to_string());
+        let agents = page.items.iter().map(convert::agent).collect();
+        Ok(Response::new(ListAgentsResponse { agents, next_page_token: last.unwrap_or_default() }))
+    }
+
+    async fn create(&self, request: Request<CreateSessionRequest>) -> Result<Response<Session>, Status> {
+        let wish = convert::new_session(request.into_inner())?;
+        let created = self.sessions.create(wish).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::session(&created.session)))
+    }
+
+    async fn get(&self, request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
+        let id = convert::session_id(&request.get_ref().session_id)?;
+        let session = self.sessions.get(&id).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::session(&session)))
+    }
+
+    async fn list(&self, request: Request<ListSessionsRequest>) -> Result<Response<ListSessionsResponse>, Status> {
+        let (filter, before, limit) = convert::session_page(request.get_ref())?;
+        let page = self.sessions.list(filter, before, limit).await.map_err(Fault::from)?;
+        let last = page.items.last().filter(|_| page.has_more).map(|session| session.id.to_string());
+        let sessions = page.items.iter().map(convert::session).collect();
+        Ok(Response::new(ListSessionsResponse { sessions, next_page_token: last.unwrap_or_default() }))
+    }
+
+    async fn send(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
+        let request = request.into_inner();
+        let id = convert::session_id(&request.session_id)?;
+        let (message, key) = convert::user_message(request)?;
+        let sent = self.sessions.send(&id, message, key).await.map_err(Fault::from)?;
+        Ok(Response::new(SendResponse {
+            event_id: sent.event.to_string(),
+            seq: sent.event.seq(),
+            replayed: !sent.is_new,
+            session: Some(convert::session(&sent.session)),
+        }))
+    }
+
+    async fn cancel(&self, request: Request<CancelSessionRequest>) -> Result<Response<Session>, Status> {
+        let id = convert::session_id(&request.get_ref().session_id)?;
+        let session = self.sessions.cancel(&id).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::session(&session)))
+    }
+
+    async fn archive(&self, request: Request<ArchiveSessionRequest>) -> Result<Response<Session>, Status> {
+        let id = convert::session_id(&request.get_ref().session_id)?;
+        let session = self.sessions.archive(&id).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::session(&session)))
+    }
+
+    async fn result(&self, request: Request<ResultRequest>) -> Result<Response<ResultResponse>, Status> {
+        let id = convert::session_id(&request.get_ref().session_id)?;
+        let found = self.sessions.result(&id).await.map_err(Fault::from)?;
+        let (last_turn, result) = (found.last_turn.as_ref(), found.result.as_ref());
+        let response = ResultResponse { last_turn: last_turn.map(convert::turn), result: result.map(convert::event) };
+        Ok(Response::new(response))
+    }
+
+    async fn turns(&self, request: Request<TurnsRequest>) -> Result<Response<TurnsResponse>, Status> {
+        let id = convert::session_id(&request.get_ref().session_id)?;
+        let (before, limit) = convert::turn_page(request.get_ref())?;
+        let page = self.sessions.turns(&id, before, limit).await.map_err(Fault::from)?;
+        let last = page.items.last().filter(|_| page.has_more).map(|turn| turn.number.to_string());
+        let turns = page.items.iter().map(convert::turn).collect();
+        Ok(Response::new(TurnsResponse { turns, next_page_token: last.unwrap_or_default() }))
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let id = convert::session_id(&request.get_ref().session_id)?;
+        let query = convert::event_query(request.get_ref())?;
+        if !request.get_ref().follow {
+            self.sessions.get(&id).await.map_err(Fault::from)?;
+            return Ok(Response::new(read_all(self.sessions.clone(), id, query)));
+        }
+        let events = self.sessions.follow(&id, query).await.map_err(Fault::from)?;
+        let messages = events.map(|event| match event {
+            Ok(event) => Ok(convert::event(&event)),
+            Err(error) => Err(Fault::from(error).into()),
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
