@@ -248,7 +248,9 @@ impl Sessions {
     /// [`SessionError::Invalid`], [`SessionError::AgentDiffers`], [`SessionError::Store`].
     pub async fn create_agent(&self, spec: AgentSpec) -> Result<AgentMade, SessionError> {
         spec.check()?;
-        let agent = Agent { id: AgentId::random(), spec, revision: 1, created_at: SystemTime::now() };
+        // To the millisecond, as it is stored.
+        let created_at = super::time(super::millis(SystemTime::now()));
+        let agent = Agent { id: AgentId::random(), spec, revision: 1, created_at };
         let stored = StoredAgent { id: agent.id.clone(), name: agent.spec.name.clone(), record: agent.to_record() };
         match self.store().add_agent(stored).await.map_err(SessionError::Store)? {
             None => Ok(AgentMade { agent, is_new: true }),

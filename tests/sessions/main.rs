@@ -1,10 +1,20 @@
-//! Sessions of scripted agents, over the wire.
+//! Sessions of scripted agents, over the wire. The numbers in the comments are those of the behaviours that are promised.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `story` | a whole conversation |
+//! | `turns` | how turns end: canceled, out of time, out of tokens, failed |
+//! | `messages` | messages in order, steers, keys |
+//! | `crashes` | brains, sandboxes and daemons that are killed |
+//! | `tools` | what the brain's tools answer |
+//! | `agents` | agents, lists, refusals |
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agents;
+mod crashes;
+mod messages;
 mod story;
+mod tools;
+mod turns;
