@@ -4,6 +4,9 @@
 //! done beside it, in tasks that it owns, and comes back as an input. All that has happened while one write was made is
 //! dealt with in the next: so the more happens, the more share a write.
 
+mod act;
+mod write;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
@@ -12,19 +15,18 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::SessionError;
 use super::content::Contents;
 use super::event::Actor;
-use super::house::{Found, HouseError, Kept, Mind, Search};
-use super::registry::Profile;
-use super::state::{Arrival, Effect, House, Input, MAX_QUEUE, Outcome, Presence, Record, Rules, State};
-use super::tools::{Bench, Finished, Note, Outcome as CallOutcome, unknown};
-use super::{SessionError, log};
-use crate::ids::{EventId, SessionId, TurnId};
-use crate::runtime::policy::Policy;
+use super::house::{Found, HouseError, Kept, Mind};
+use super::record::Profile;
+use super::state::{Arrival, Input, MAX_QUEUE, Presence, Record, State};
+use super::tools::{Finished, Note, Outcome as CallOutcome};
+use crate::ids::SessionId;
 use crate::runtime::process::{Line, Process};
-use crate::runtime::{Answer, Brain, Call, Dialogue, Message, Recorded, Turn};
-use crate::sandbox::{Sandbox, Sandboxes};
-use crate::store::{Change, Claim, Store, StoreError};
+use crate::runtime::{Brain, Call, Dialogue};
+use crate::sandbox::Sandboxes;
+use crate::store::{Claim, Store, StoreError};
 use crate::telemetry::chain;
 
 /// Inputs that may share a write. More would make the first of them wait.
@@ -173,7 +175,7 @@ impl Driver {
     async fn read(context: &Context, id: &SessionId) -> Result<(u64, Profile, State), SessionError> {
         let stored = context.store.session(id).await.map_err(SessionError::Store)?;
         let stored = stored.ok_or_else(|| SessionError::NotFound(id.clone()))?;
-        let mut state = super::registry::state(&stored)?;
+        let mut state = super::record::state(&stored)?;
         let calls = context.store.calls(stored.number).await.map_err(SessionError::Store)?;
         for (call, record) in calls {
             let damaged = |source| SessionError::Record { what: "call", id: call.clone(), source };
@@ -183,7 +185,7 @@ impl Driver {
             }
             state.calls.insert(call, record);
         }
-        Ok((stored.number, super::registry::profile(&stored)?, state))
+        Ok((stored.number, super::record::profile(&stored)?, state))
     }
 
     /// The session's life in this daemon.
@@ -446,231 +448,5 @@ impl Driver {
             }
         }
         true
-    }
-
-    /// Stores what follows from some inputs, in one write, and answers who waits for it. If that fails nothing has
-    /// happened: callers are told so, and what nobody can say again stays in the backlog.
-    async fn apply(&mut self, tasks: Vec<Task>) -> Result<Vec<Effect>, SessionError> {
-        let now = SystemTime::now();
-        let mut next = self.state.clone();
-        let mut change = Change { head: self.state.head, ..Change::default() };
-        let mut effects = Vec::new();
-        let (mut events, mut seqs, mut texts) = (Vec::new(), Vec::new(), Vec::new());
-        let rules = Rules { session: &self.id, limits: self.profile.limits, policy: Policy::default() };
-        for task in &tasks {
-            let seq = next.head + 1;
-            if let Input::Message { body, .. } = &task.input {
-                texts.push((seq, body["text"].as_str().unwrap_or_default().to_owned()));
-            }
-            if let Waits::Sender(Some(claim), _) = &task.waits {
-                change.claims.push(Claim { value: seq.to_string(), ..claim.clone() });
-            }
-            seqs.push(seq);
-            let outcome = next.on(task.input.clone(), rules, now);
-            let Outcome { events: more, turns, forget_calls, calls, effects: act } = outcome;
-            events.extend(more);
-            if forget_calls {
-                (change.forget_calls, change.calls) = (true, Vec::new());
-            }
-            change.turns.extend(turns.iter().map(|turn| (turn.number, turn.id.clone(), super::registry::json(turn))));
-            change.calls.extend(calls.iter().map(|(id, record)| (id.clone(), super::registry::json(record))));
-            effects.extend(act);
-        }
-        change.entries = match log::entries(&self.context.contents, &self.id, self.state.head, &events, now).await {
-            Ok(entries) => entries,
-            Err(error) => return Err(self.take_back(tasks, error)),
-        };
-        if next != self.state {
-            change.state = Some((super::registry::column(&next), super::registry::json(&next)));
-        }
-        if let Err(error) = self.context.store.change_session(self.number, change).await {
-            return Err(self.take_back(tasks, SessionError::Store(error)));
-        }
-        self.state = next;
-        if self.state.is_busy() {
-            self.texts.extend(texts)
-        } else {
-            self.texts.clear()
-        }
-        for (task, seq) in tasks.into_iter().zip(seqs) {
-            // Whoever no longer waits does not want to know.
-            match task.waits {
-                Waits::Nobody => {}
-                Waits::Caller(reply) => drop(reply.send(Ok(()))),
-                Waits::Sender(_, reply) => drop(reply.send(Ok((seq, true)))),
-            }
-        }
-        Ok(effects)
-    }
-
-    /// Nothing was stored.
-    fn take_back(&mut self, tasks: Vec<Task>, error: SessionError) -> SessionError {
-        for task in tasks.into_iter().rev() {
-            let copy = || match &error {
-                SessionError::Store(error) => SessionError::Store(error.clone()),
-                _ => SessionError::Store(StoreError::Gone),
-            };
-            match task.waits {
-                Waits::Nobody => self.backlog.push_front(Task { input: task.input, waits: Waits::Nobody }),
-                Waits::Caller(reply) => drop(reply.send(Err(copy()))),
-                Waits::Sender(_, reply) => drop(reply.send(Err(copy()))),
-            }
-        }
-        error
-    }
-
-    async fn act(&mut self, effect: Effect) -> Result<(), SessionError> {
-        match effect {
-            Effect::Fetch => self.fetch(),
-            Effect::Release => self.kept = None,
-            Effect::Begin(turn, messages) => {
-                let messages = messages.into_iter().map(|seq| (seq, false)).collect();
-                let turn = self.turn(turn, messages).await?;
-                self.tell(|dialogue| dialogue.begin(&turn));
-            }
-            Effect::Resume { turn, messages, is_same } => {
-                let turn = self.turn(turn, messages).await?;
-                let calls = if is_same { Vec::new() } else { self.recorded().await? };
-                self.tell(
-                    |dialogue| if is_same { dialogue.rejoin(Some(&turn)) } else { dialogue.resume(&turn, &calls) },
-                );
-            }
-            Effect::Steer(turn, seq) => {
-                let message = self.message(seq, false).await?;
-                self.tell(|dialogue| dialogue.steer(&turn, &message));
-            }
-            Effect::Interrupt(turn) => self.tell(|dialogue| dialogue.interrupt(&turn)),
-            Effect::Kill => self.kill(),
-            Effect::Run(call) => self.launch(Parked::Run(call)),
-            Effect::Follow(call) => self.launch(Parked::Follow(call)),
-            Effect::StopCalls => self.stop_calls(),
-            Effect::Answer(call, answer) => self.tell(|dialogue| dialogue.answer(&call, &answer)),
-            Effect::Replay(call) => {
-                let stored = self.context.store.call(self.number, call.clone()).await.map_err(SessionError::Store)?;
-                let record = stored.and_then(|record| serde_json::from_str::<Record>(&record).ok());
-                let answer = record.and_then(|record| record.answer).unwrap_or_else(unknown);
-                self.tell(|dialogue| dialogue.answer(&call, &answer));
-            }
-            Effect::Write(lines) => self.write(lines),
-            Effect::Dispose => self.dispose(),
-        }
-        Ok(())
-    }
-
-    fn fetch(&mut self) {
-        // The one under way finds what this one would.
-        if std::mem::replace(&mut self.is_searching, true) {
-            return;
-        }
-        let spec = &self.profile.spec;
-        let search = Search {
-            sandboxes: self.context.sandboxes.clone(),
-            session: self.id.clone(),
-            house: self.state.house.clone(),
-            image: spec.image.parse().ok(),
-            runtime: spec.runtime.runtime(),
-            model: spec.model.clone(),
-            prompt: spec.prompt.clone(),
-            has_process: self.process.as_ref().is_some_and(Process::is_alive),
-        };
-        self.jobs.spawn(async move { Job::Found(Box::new(search.run().await)) });
-    }
-
-    fn tell(&mut self, line: impl FnOnce(&mut dyn Dialogue) -> Vec<u8>) {
-        // A brain that has gone meanwhile is told when it is back.
-        if let Some(dialogue) = &mut self.dialogue {
-            let lines = line(&mut **dialogue);
-            self.write(lines);
-        }
-    }
-
-    fn write(&mut self, lines: Vec<u8>) {
-        let is_written = self.process.as_ref().is_none_or(|process| process.write(lines));
-        if !is_written {
-            self.lose_process("the brain does not read what it is told".to_owned());
-        }
-    }
-
-    /// A turn with the texts of its messages.
-    async fn turn(&self, id: TurnId, messages: Vec<(u64, bool)>) -> Result<Turn, SessionError> {
-        let mut turn = Turn { id, messages: Vec::with_capacity(messages.len()) };
-        for (seq, is_taken) in messages {
-            turn.messages.push(self.message(seq, is_taken).await?);
-        }
-        Ok(turn)
-    }
-
-    async fn message(&self, seq: u64, is_taken: bool) -> Result<Message, SessionError> {
-        let text = match self.texts.get(&seq) {
-            Some(text) => text.clone(),
-            None => log::text(&self.context.store, &self.context.contents, &self.id, self.number, seq).await?,
-        };
-        Ok(Message { id: EventId::of(&self.id, seq), text, is_taken })
-    }
-
-    /// The calls of the turn, for a brain that begins anew.
-    async fn recorded(&self) -> Result<Vec<Recorded>, SessionError> {
-        let calls = self.context.store.calls(self.number).await.map_err(SessionError::Store)?;
-        let calls = calls.into_iter().map(|(id, record)| {
-            let damaged = |source| SessionError::Record { what: "call", id: id.clone(), source };
-            let Record { tool, answer, .. } = serde_json::from_str(&record).map_err(damaged)?;
-            Ok(Recorded { id, tool, answer })
-        });
-        calls.collect()
-    }
-
-    /// Begins a call, or has it wait for the hands.
-    fn launch(&mut self, parked: Parked) {
-        let Some((_, hands)) = &self.kept else {
-            self.parked.push(parked);
-            return;
-        };
-        let Some(active) = &self.state.active else { return };
-        let bench = Bench {
-            sandbox: hands.sandbox.clone(),
-            notes: self.notes.0.clone(),
-            stop: self.stop_calls.clone(),
-            until: super::time(active.deadline_ms),
-            session: self.id.to_string(),
-        };
-        match parked {
-            Parked::Run(call) => {
-                self.jobs.spawn(async move { Job::Finished(bench.carry_out(call).await) });
-            }
-            Parked::Follow(id) => match self.state.calls.get(&id).and_then(|call| call.run.clone()) {
-                Some((sandbox, run)) => {
-                    self.jobs.spawn(async move { Job::Finished(bench.follow(id, sandbox, run).await) });
-                }
-                None => self.push(Input::Done { id, answer: unknown(), exec: None }),
-            },
-        }
-    }
-
-    fn stop_calls(&mut self) {
-        self.stop_calls.cancel();
-        self.stop_calls = CancellationToken::new();
-        for parked in std::mem::take(&mut self.parked) {
-            let (id, answer) = match parked {
-                Parked::Run(call) => (call.id, Answer::error("it was stopped before it began")),
-                Parked::Follow(id) => (id, unknown()),
-            };
-            self.push(Input::Done { id, answer, exec: None });
-        }
-    }
-
-    /// Removes the sandboxes; the log stays.
-    fn dispose(&mut self) {
-        (self.kept, self.dialogue, self.process) = (None, None, None);
-        let House { brain, hands, .. } = &self.state.house;
-        let sandboxes: Vec<Sandbox> =
-            [brain, hands].into_iter().flatten().filter_map(|id| self.context.sandboxes.get(id).ok()).collect();
-        self.jobs.spawn(async move {
-            for sandbox in sandboxes {
-                if let Err(error) = sandbox.destroy().await {
-                    tracing::error!(sandbox.id = %sandbox.profile().id, %error, "a sandbox of a session is left behind");
-                }
-            }
-            Job::Disposed
-        });
     }
 }

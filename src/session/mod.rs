@@ -18,6 +18,8 @@
 //! | `state` | what follows from what (pure) |
 //! | `driver` | the task of a session: it alone writes it |
 //! | `registry` | [`Sessions`]: which there are, and asking their drivers |
+//! | `look`, `agents` | the rest of [`Sessions`]: what only the store is asked |
+//! | `wish`, `record` | what callers want, checked; what the store keeps, and what callers see of it |
 //! | `house` | the two sandboxes and the brain's process |
 //! | [`tools`] | what the brain can do |
 //! | `log` | events on their way into the store and out of it |
@@ -39,27 +41,32 @@ use crate::ids::{AgentId, EventId, SessionId, TurnId};
 use crate::store::StoreError;
 
 pub mod agent;
+mod agents;
 mod content;
 mod driver;
 pub mod event;
 mod house;
 mod log;
+mod look;
+mod record;
 mod registry;
 pub mod state;
 mod text;
 pub mod tools;
 pub mod turn;
+mod wish;
 
 pub use agent::{Agent, AgentChange, AgentSpec, Limits};
+pub use agents::{AgentMade, AgentName};
 pub use content::ContentError;
 pub use event::{Actor, ActorKind, Event, Level};
 pub use log::EventQuery;
-pub use registry::{
-    AgentMade, AgentName, Created, NewSession, Page, Profile, Sent, Session, SessionFilter, SessionResult, Sessions,
-    UserMessage,
-};
+pub use look::{Page, SessionFilter, SessionResult};
+pub use record::{Profile, Session};
+pub use registry::{Created, Sent, Sessions};
 pub use state::Status;
 pub use turn::{Failure, Turn, TurnEnd, YieldReason};
+pub use wish::{NewSession, UserMessage};
 
 /// Why something could not be done with a session or an agent.
 #[derive(Debug, thiserror::Error)]
