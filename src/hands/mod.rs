@@ -310,6 +310,12 @@ impl Hands {
         self.shared.registry.get(id).ok_or_else(|| RunError::NotFound(id.clone()))
     }
 
+    /// The run that was started with this key, in this daemon or an earlier one, as long as it is running or retained.
+    #[must_use]
+    pub fn run_keyed(&self, key: &str) -> Option<Run> {
+        self.shared.registry.keyed(key)
+    }
+
     /// The runs that are running or retained, oldest first.
     #[must_use]
     pub fn runs(&self) -> Vec<Run> {

@@ -96,6 +96,11 @@ impl Registry {
         self.lock().runs.iter().find(|run| run.id() == id && run.has_started()).cloned()
     }
 
+    /// A run that has started with this key.
+    pub fn keyed(&self, key: &str) -> Option<Run> {
+        self.lock().keys.get(key).map(|(_, run)| run.clone()).filter(Run::has_started)
+    }
+
     /// The runs that have started, oldest first.
     pub fn list(&self) -> Vec<Run> {
         self.lock().runs.iter().filter(|run| run.has_started()).cloned().collect()

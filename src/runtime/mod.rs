@@ -33,7 +33,6 @@ use serde_json::Value;
 
 use crate::ids::{EventId, TurnId};
 
-pub mod policy;
 pub mod process;
 pub mod script;
 

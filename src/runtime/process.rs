@@ -18,6 +18,7 @@ use crate::hands::{
     BackgroundPolicy, Command, Deadline, Exited, Hands, Input, Program as Executable, Run, RunError, Stdio,
 };
 use crate::ids::RunId;
+use crate::sandbox::Lease;
 
 /// Longest line of a brain, in bytes: what a tool is given may be a whole file.
 const MAX_LINE: usize = 8 << 20;
@@ -112,7 +113,8 @@ impl Process {
             stdio: Stdio::Pipes,
             background: BackgroundPolicy::Kill,
         };
-        let run = hands.start(command, None, None::<()>).await.map_err(ProcessError::Start)?;
+        let no_lease: Option<Lease> = None;
+        let run = hands.start(command, None, no_lease).await.map_err(ProcessError::Start)?;
         Self::follow(run, 0)
     }
 

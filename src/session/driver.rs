@@ -346,6 +346,7 @@ impl Driver {
                 self.parked.push(Parked::Run(call));
                 self.fetch();
             }
+            Job::Finished(Finished { id, outcome: CallOutcome::Void }) => self.push(Input::Void(id)),
             Job::Disposed => self.push(Input::Disposed),
             Job::Done => {}
         }

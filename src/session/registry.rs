@@ -19,7 +19,6 @@ use super::state::{Input, Rules, State, Status};
 use super::wish::{NewSession, UserMessage, check_key, check_message, check_wish, message_digest, wish_digest};
 use super::{SessionError, log};
 use crate::ids::{EventId, SessionId};
-use crate::runtime::policy::Policy;
 use crate::sandbox::Sandboxes;
 use crate::store::{Added, Claim, NewSession as Row, SessionQuery, Store};
 
@@ -152,7 +151,7 @@ impl Sessions {
         let mut state = State::default();
         let mut events = Vec::new();
         if let Some(message) = input {
-            let rules = Rules { session: id, limits: profile.limits, policy: Policy::default() };
+            let rules = Rules { session: id, limits: profile.limits };
             let (actor, body, refs) = message.into_parts();
             events = state.on(Input::Message { actor, body, refs }, rules, now).events;
         }

@@ -39,14 +39,24 @@ use super::agent::Limits;
 use super::event::{Actor, Level, NewEvent};
 use super::turn::{Failure, Turn, YieldReason};
 use crate::ids::{RunId, SandboxId, SessionId};
-use crate::runtime::policy::{History, Policy};
 use crate::runtime::{Answer, Usage};
+use crate::sandbox::policy::{History, Policy};
 
 /// How long a brain may take to end its turn after it was interrupted. Both known ones need 50 ms; after this it hangs.
 pub const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 
 /// How long a brain may be silent after it was given a turn. A model may think for a minute before its first word.
 pub const FIRST_OUTPUT: Duration = Duration::from_secs(120);
+
+/// How crashes of the brain are dealt with: the first restart comes soon, as most crashes are single, and what crashes six
+/// times in five minutes does so again.
+const CRASHES: Policy = Policy {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(30),
+    budget: 6,
+    window: Duration::from_secs(300),
+    stable: Duration::from_secs(120),
+};
 
 /// Messages that may wait for a turn.
 pub const MAX_QUEUE: usize = 256;
@@ -73,6 +83,8 @@ pub struct State {
     pub house: House,
     /// Crashes of the brain.
     pub history: History,
+    /// When the brain was started, in milliseconds since 1970.
+    pub up_since_ms: u64,
     /// Why it has failed, if it has.
     pub failure: Option<Failure>,
     /// It can only be read.
@@ -145,8 +157,10 @@ pub struct Record {
     pub tool: String,
     /// Of what it was called with.
     pub digest: String,
-    /// The sandbox and the run in it that does it, once it has been started.
-    pub run: Option<(String, String)>,
+    /// When it was called, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// It is known not to have begun before the daemon ended: if the brain asks again, it runs.
+    pub is_void: bool,
     /// What came of it. In the store with its text, in memory without.
     pub answer: Option<Answer>,
 }
@@ -158,8 +172,6 @@ pub struct Rules<'a> {
     pub session: &'a SessionId,
     /// Its bounds.
     pub limits: Limits,
-    /// How crashes are dealt with.
-    pub policy: Policy,
 }
 
 impl State {
@@ -243,6 +255,7 @@ impl Step<'_> {
                 self.emit(NewEvent::system(Level::Output, "exec.output", body));
             }
             Input::Done { id, answer, exec } => self.done(&id, answer, exec),
+            Input::Void(id) => self.void(&id),
             Input::Disposed => self.state.house = House::default(),
             Input::Clock => self.clock(),
         }

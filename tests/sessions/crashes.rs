@@ -4,7 +4,7 @@ use handsd::api::proto::session::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::session::{kinds, of_kind, summary, text};
+use crate::support::session::{kinds, number, of_kind, summary, text};
 use crate::support::{Daemon, SOON, Session, eventually, expect, process};
 
 /// Kills the processes with a word in their command line that are below a process.
@@ -69,17 +69,35 @@ async fn a_brain_that_crashes_again_and_again_is_given_up_and_a_message_tries_ag
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sandbox_of_the_hands_is_made_anew_and_the_log_says_so() {
+async fn hands_that_are_killed_are_back_for_the_next_call_with_their_files() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let script = "bash echo x > file; echo begun; sleep 600\nexpect the outcome is unknown\nbash cat file\nexpect x";
+    let session = Session::create(&daemon, script).await;
+    session.until("exec.output", 1).await;
+    let id = session.get().await.hands_sandbox_id;
+    kill_init(&daemon, &id);
+    let (reason, events) = session.turns(1).await;
+    assert_eq!(reason, "completed", "{:#?}", summary(&events));
+    assert_eq!(text(of_kind(&events, "exec.completed")[0], "reason"), "sandbox_lost");
+    assert_eq!(session.get().await.hands_sandbox_id, id);
+}
+
+fn kill_init(daemon: &Daemon, sandbox: &str) {
+    let record = daemon.state().join("sandboxes").join(sandbox).join("init.json");
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(record).expect("its record")).expect("it is JSON");
+    let pid = i32::try_from(record["pid"].as_i64().expect("a pid")).expect("it is small");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is ours");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hands_that_are_gone_are_made_anew_and_the_log_says_so() {
     let Some(daemon) = Daemon::start().await else { return };
     let session = Session::create(&daemon, "bash echo x > file").await;
     session.turns(1).await;
     let before = session.get().await;
-    let directory = daemon.state().join("sandboxes").join(&before.hands_sandbox_id);
-    let init: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(directory.join("init.json")).expect("its record")).expect("JSON");
-    let pid = i32::try_from(init["pid"].as_i64().expect("a pid")).expect("it is small");
-    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is ours");
-
+    let request = handsd::api::proto::DestroySandboxRequest { sandbox_id: before.hands_sandbox_id.clone() };
+    daemon.sandboxes().destroy(request).await.expect("it is removed");
     session.send("bash ls; echo listed\nexpect listed\nsay moved").await;
     let (reason, events) = session.turns(2).await;
     assert_eq!(reason, "completed", "{:#?}", summary(&events));
@@ -108,10 +126,12 @@ async fn the_sandbox_of_the_brain_is_lost_within_a_turn_and_no_call_runs_twice()
 
 /// 42
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_is_killed_goes_on_with_its_sessions() {
+async fn a_daemon_that_is_killed_goes_on_with_the_same_brain_and_the_same_command() {
     let Some(mut daemon) = Daemon::start().await else { return };
-    let session = Session::create(&daemon, "say one\nsleep 3\nsay two").await;
-    let before = session.until("agent.message", 1).await;
+    let script = "say one\nbash for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.5; done\nexpect 8\n\
+                  bash echo second >> log; wc -l < log\nexpect 1\nsay two";
+    let session = Session::create(&daemon, script).await;
+    let before = session.until("exec.output", 1).await;
     daemon.kill_and_restart().await;
     let session = session.again(&daemon);
     let (reason, events) = session.turns(1).await;
@@ -119,6 +139,10 @@ async fn a_daemon_that_is_killed_goes_on_with_its_sessions() {
     assert_eq!(events[..before.len()], before[..], "what was seen once stays");
     let said: Vec<_> = of_kind(&events, "agent.message").iter().map(|event| text(event, "text")).collect();
     assert_eq!(said, ["one", "two"]);
+    assert_eq!(of_kind(&events, "runtime.resumed").len(), 0, "the brain is the same process");
+    assert_eq!(of_kind(&events, "tool.call").len(), 2);
+    let codes: Vec<_> = of_kind(&events, "exec.completed").iter().map(|event| number(event, "exit_code")).collect();
+    assert_eq!(codes, [Some(0.0), Some(0.0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

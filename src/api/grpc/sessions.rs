@@ -1,18 +1,20 @@
 //! `hands.v1.Sessions`
 
 use futures_util::{StreamExt, stream};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::ReplyStream;
+use super::call::Call;
 use crate::api::convert::sessions as convert;
 use crate::api::proto::sessions_server::Sessions as Service;
 use crate::api::proto::{
-    Agent, ArchiveSessionRequest, CancelSessionRequest, CreateAgentRequest, CreateSessionRequest, EventsRequest,
-    GetAgentRequest, GetSessionRequest, ListAgentsRequest, ListAgentsResponse, ListSessionsRequest,
+    Agent, ArchiveSessionRequest, CancelSessionRequest, CreateAgentRequest, CreateSessionRequest, ErrorReason,
+    EventsRequest, GetAgentRequest, GetSessionRequest, ListAgentsRequest, ListAgentsResponse, ListSessionsRequest,
     ListSessionsResponse, ResultRequest, ResultResponse, SendRequest, SendResponse, Session, SessionEvent,
     TurnsRequest, TurnsResponse, UpdateAgentRequest,
 };
 use crate::api::status::Fault;
+use crate::auth::policy::Scope;
 use crate::ids::SessionId;
 use crate::session::{EventQuery, Sessions};
 
@@ -30,6 +32,19 @@ impl SessionsService {
     pub fn new(sessions: Sessions) -> Self {
         Self { sessions }
     }
+}
+
+/// What a request says, if its caller may know of sessions. A session has no labels, so that a caller who is bound to some
+/// may know of none.
+fn enter<T>(request: Request<T>) -> Result<T, Fault> {
+    let (_, extensions, message) = request.into_parts();
+    let call = Call::of(&extensions)?;
+    let Scope(labels) = &call.caller()?.scope;
+    if labels.is_empty() {
+        return Ok(message);
+    }
+    let message = "a caller who is bound to labels has no sessions";
+    Err(Fault::new(Code::PermissionDenied, ErrorReason::Forbidden, message))
 }
 
 /// The events there are behind a `seq`, page by page.
@@ -54,19 +69,19 @@ impl Service for SessionsService {
     type EventsStream = ReplyStream<SessionEvent>;
 
     async fn create_agent(&self, request: Request<CreateAgentRequest>) -> Result<Response<Agent>, Status> {
-        let spec = convert::agent_spec(request.into_inner())?;
+        let spec = convert::agent_spec(enter(request)?)?;
         let made = self.sessions.create_agent(spec).await.map_err(Fault::from)?;
         Ok(Response::new(convert::agent(&made.agent)))
     }
 
     async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<Agent>, Status> {
-        let name = convert::agent_name(request.into_inner().agent)?;
+        let name = convert::agent_name(enter(request)?.agent)?;
         let agent = self.sessions.agent(&name).await.map_err(Fault::from)?;
         Ok(Response::new(convert::agent(&agent)))
     }
 
     async fn update_agent(&self, request: Request<UpdateAgentRequest>) -> Result<Response<Agent>, Status> {
-        let request = request.into_inner();
+        let request = enter(request)?;
         let name = convert::agent_name(request.agent.clone())?;
         let change = convert::agent_change(request);
         let agent = self.sessions.update_agent(&name, change).await.map_err(Fault::from)?;
@@ -74,7 +89,8 @@ impl Service for SessionsService {
     }
 
     async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
-        let (before, limit) = convert::agent_page(request.get_ref())?;
+        let request = enter(request)?;
+        let (before, limit) = convert::agent_page(&request)?;
         let page = self.sessions.agents(before, limit).await.map_err(Fault::from)?;
         let last = page.items.last().filter(|_| page.has_more).map(|agent| agent.id.to_string());
         let agents = page.items.iter().map(convert::agent).collect();
@@ -82,19 +98,21 @@ impl Service for SessionsService {
     }
 
     async fn create(&self, request: Request<CreateSessionRequest>) -> Result<Response<Session>, Status> {
-        let wish = convert::new_session(request.into_inner())?;
+        let wish = convert::new_session(enter(request)?)?;
         let created = self.sessions.create(wish).await.map_err(Fault::from)?;
         Ok(Response::new(convert::session(&created.session)))
     }
 
     async fn get(&self, request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
-        let id = convert::session_id(&request.get_ref().session_id)?;
+        let request = enter(request)?;
+        let id = convert::session_id(&request.session_id)?;
         let session = self.sessions.get(&id).await.map_err(Fault::from)?;
         Ok(Response::new(convert::session(&session)))
     }
 
     async fn list(&self, request: Request<ListSessionsRequest>) -> Result<Response<ListSessionsResponse>, Status> {
-        let (filter, before, limit) = convert::session_page(request.get_ref())?;
+        let request = enter(request)?;
+        let (filter, before, limit) = convert::session_page(&request)?;
         let page = self.sessions.list(filter, before, limit).await.map_err(Fault::from)?;
         let last = page.items.last().filter(|_| page.has_more).map(|session| session.id.to_string());
         let sessions = page.items.iter().map(convert::session).collect();
@@ -102,7 +120,7 @@ impl Service for SessionsService {
     }
 
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
-        let request = request.into_inner();
+        let request = enter(request)?;
         let id = convert::session_id(&request.session_id)?;
         let (message, key) = convert::user_message(request)?;
         let sent = self.sessions.send(&id, message, key).await.map_err(Fault::from)?;
@@ -115,19 +133,22 @@ impl Service for SessionsService {
     }
 
     async fn cancel(&self, request: Request<CancelSessionRequest>) -> Result<Response<Session>, Status> {
-        let id = convert::session_id(&request.get_ref().session_id)?;
+        let request = enter(request)?;
+        let id = convert::session_id(&request.session_id)?;
         let session = self.sessions.cancel(&id).await.map_err(Fault::from)?;
         Ok(Response::new(convert::session(&session)))
     }
 
     async fn archive(&self, request: Request<ArchiveSessionRequest>) -> Result<Response<Session>, Status> {
-        let id = convert::session_id(&request.get_ref().session_id)?;
+        let request = enter(request)?;
+        let id = convert::session_id(&request.session_id)?;
         let session = self.sessions.archive(&id).await.map_err(Fault::from)?;
         Ok(Response::new(convert::session(&session)))
     }
 
     async fn result(&self, request: Request<ResultRequest>) -> Result<Response<ResultResponse>, Status> {
-        let id = convert::session_id(&request.get_ref().session_id)?;
+        let request = enter(request)?;
+        let id = convert::session_id(&request.session_id)?;
         let found = self.sessions.result(&id).await.map_err(Fault::from)?;
         let (last_turn, result) = (found.last_turn.as_ref(), found.result.as_ref());
         let response = ResultResponse { last_turn: last_turn.map(convert::turn), result: result.map(convert::event) };
@@ -135,8 +156,9 @@ impl Service for SessionsService {
     }
 
     async fn turns(&self, request: Request<TurnsRequest>) -> Result<Response<TurnsResponse>, Status> {
-        let id = convert::session_id(&request.get_ref().session_id)?;
-        let (before, limit) = convert::turn_page(request.get_ref())?;
+        let request = enter(request)?;
+        let id = convert::session_id(&request.session_id)?;
+        let (before, limit) = convert::turn_page(&request)?;
         let page = self.sessions.turns(&id, before, limit).await.map_err(Fault::from)?;
         let last = page.items.last().filter(|_| page.has_more).map(|turn| turn.number.to_string());
         let turns = page.items.iter().map(convert::turn).collect();
@@ -144,9 +166,10 @@ impl Service for SessionsService {
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        let id = convert::session_id(&request.get_ref().session_id)?;
-        let query = convert::event_query(request.get_ref())?;
-        if !request.get_ref().follow {
+        let request = enter(request)?;
+        let id = convert::session_id(&request.session_id)?;
+        let query = convert::event_query(&request)?;
+        if !request.follow {
             self.sessions.get(&id).await.map_err(Fault::from)?;
             return Ok(Response::new(read_all(self.sessions.clone(), id, query)));
         }

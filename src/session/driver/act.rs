@@ -1,10 +1,12 @@
 //! What follows from inputs is done.
 
+use std::time::SystemTime;
+
 use tokio_util::sync::CancellationToken;
 
 use super::super::house::Search;
 use super::super::state::{Effect, House, Input, Record};
-use super::super::tools::{Bench, unknown};
+use super::super::tools::{Bench, Left, unknown};
 use super::super::{SessionError, log};
 use super::{Driver, Job, Parked};
 use crate::ids::{EventId, TurnId};
@@ -107,7 +109,8 @@ impl Driver {
         let calls = self.context.store.calls(self.number).await.map_err(SessionError::Store)?;
         let calls = calls.into_iter().map(|(id, record)| {
             let damaged = |source| SessionError::Record { what: "call", id: id.clone(), source };
-            let Record { tool, answer, .. } = serde_json::from_str(&record).map_err(damaged)?;
+            let Record { tool, answer, is_void, .. } = serde_json::from_str(&record).map_err(damaged)?;
+            let answer = answer.or_else(|| is_void.then(|| Answer::error("it was not begun: call it again")));
             Ok(Recorded { id, tool, answer })
         });
         calls.collect()
@@ -126,17 +129,20 @@ impl Driver {
             stop: self.stop_calls.clone(),
             until: crate::session::time(active.deadline_ms),
             session: self.id.to_string(),
+            forgets_after: self.context.sandboxes.defaults().runs.retention,
         };
+        // What the state says of the sandbox is from before it was looked for.
+        let is_here = self.state.house.hands.as_ref() == Some(&hands.sandbox.profile().id);
         match parked {
             Parked::Run(call) => {
                 self.jobs.spawn(async move { Job::Finished(bench.carry_out(call).await) });
             }
-            Parked::Follow(id) => match self.state.calls.get(&id).and_then(|call| call.run.clone()) {
-                Some((sandbox, run)) => {
-                    self.jobs.spawn(async move { Job::Finished(bench.follow(id, sandbox, run).await) });
-                }
-                None => self.push(Input::Done { id, answer: unknown(), exec: None }),
-            },
+            Parked::Follow(id) => {
+                let Some(call) = self.state.calls.get(&id) else { return };
+                let age = SystemTime::now().duration_since(crate::session::time(call.at_ms)).unwrap_or_default();
+                let left = Left { id, tool: call.tool.clone(), is_here, age };
+                self.jobs.spawn(async move { Job::Finished(bench.follow(left).await) });
+            }
         }
     }
 

@@ -6,7 +6,6 @@ use super::super::record::{column, json};
 use super::super::state::{Effect, Input, Outcome, Rules};
 use super::super::{SessionError, log};
 use super::{Driver, Task, Waits};
-use crate::runtime::policy::Policy;
 use crate::store::{Change, Claim, StoreError};
 
 impl Driver {
@@ -18,7 +17,7 @@ impl Driver {
         let mut change = Change { head: self.state.head, ..Change::default() };
         let mut effects = Vec::new();
         let (mut events, mut seqs, mut texts) = (Vec::new(), Vec::new(), Vec::new());
-        let rules = Rules { session: &self.id, limits: self.profile.limits, policy: Policy::default() };
+        let rules = Rules { session: &self.id, limits: self.profile.limits };
         for task in &tasks {
             let seq = next.head + 1;
             if let Input::Message { body, .. } = &task.input {

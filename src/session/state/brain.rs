@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::super::event::{Level, NewEvent};
 use super::super::turn::{Failure, YieldReason};
-use super::{Active, Arrival, Effect, FIRST_OUTPUT, House, Loss, Presence, Step};
-use crate::runtime::policy::Decision;
+use super::{Active, Arrival, CRASHES, Effect, FIRST_OUTPUT, House, Loss, Presence, Step};
 use crate::runtime::{Ending, Said, Usage};
+use crate::sandbox::policy::Decision;
 
 impl Step<'_> {
     pub(super) fn fetch(&mut self) {
@@ -33,6 +33,9 @@ impl Step<'_> {
         let cursor = if arrival == Arrival::Started { 0 } else { self.state.house.cursor };
         self.state.house = House { cursor, memory: self.state.house.memory.take(), ..house };
         self.state.presence = Presence::Here;
+        if arrival == Arrival::Started {
+            self.state.up_since_ms = self.now_ms;
+        }
         match &mut self.state.active {
             Some(active) if active.closing.is_some() => {
                 let turn = active.turn.id.clone();
@@ -100,14 +103,15 @@ impl Step<'_> {
     }
 
     pub(super) fn crashed(&mut self, why: &str) {
-        match self.rules.policy.crashed(&mut self.state.history, self.now) {
+        let started = crate::session::time(self.state.up_since_ms);
+        match self.state.history.crashed(&CRASHES, started, self.now) {
             Decision::RestartAfter(delay) => {
                 self.emit(NewEvent::error("error.runtime", "runtime_lost", why, true));
                 let body = json!({ "after_ms": delay.as_millis() });
                 self.emit(NewEvent::system(Level::Internal, "runtime.restarting", body));
                 self.state.restart_at_ms = Some(crate::session::millis(self.now + delay));
             }
-            Decision::GiveUp => {
+            Decision::GiveUp { .. } => {
                 self.emit(NewEvent::error("error.runtime", "crash_loop", why, false));
                 let failure = Failure { code: "crash_loop".to_owned(), message: why.to_owned() };
                 self.state.failure = Some(failure.clone());

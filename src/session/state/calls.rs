@@ -19,7 +19,7 @@ const SUMMARY: usize = 200;
 
 impl Step<'_> {
     pub(super) fn open_calls(&self) -> impl Iterator<Item = &String> {
-        self.state.calls.iter().filter(|(_, call)| call.answer.is_none()).map(|(id, _)| id)
+        self.state.calls.iter().filter(|(_, call)| call.answer.is_none() && !call.is_void).map(|(id, _)| id)
     }
 
     pub(super) fn called(&mut self, call: Call) {
@@ -30,6 +30,7 @@ impl Step<'_> {
                 let answer = refused("another call of this turn has the same id");
                 self.act(Effect::Answer(call.id, answer));
             }
+            Some(known) if known.is_void && is_open => self.new_call(call),
             Some(known) if known.answer.is_some() => self.act(Effect::Replay(call.id)),
             // It is answered when it is done.
             Some(_) => {}
@@ -45,7 +46,8 @@ impl Step<'_> {
     }
 
     pub(super) fn new_call(&mut self, call: Call) {
-        let record = Record { tool: call.tool.clone(), digest: digest(&call), run: None, answer: None };
+        let record =
+            Record { tool: call.tool.clone(), digest: digest(&call), at_ms: self.now_ms, is_void: false, answer: None };
         self.state.calls.insert(call.id.clone(), record.clone());
         match call.tool.as_str() {
             "say" => match text_of(&call.input, "text") {
@@ -96,9 +98,16 @@ impl Step<'_> {
     }
 
     pub(super) fn began(&mut self, id: &str, sandbox: &SandboxId, run: &RunId) {
+        let body = json!({ "call_id": id, "run_id": run.as_str(), "sandbox_id": sandbox.as_str() });
+        self.emit(NewEvent::system(Level::Internal, "exec.started", body));
+    }
+
+    /// The call never began.
+    pub(super) fn void(&mut self, id: &str) {
         let Some(call) = self.state.calls.get_mut(id).filter(|call| call.answer.is_none()) else { return };
-        call.run = Some((sandbox.to_string(), run.to_string()));
+        call.is_void = true;
         self.out.calls.push((id.to_owned(), call.clone()));
+        self.finish_if_quiet();
     }
 
     pub(super) fn done(&mut self, id: &str, answer: Answer, exec: Option<Value>) {

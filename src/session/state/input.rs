@@ -55,6 +55,8 @@ pub enum Input {
         /// What the command was, if it was one: the body of its event.
         exec: Option<Value>,
     },
+    /// A call of an earlier daemon had not begun.
+    Void(String),
     /// Both sandboxes have been removed.
     Disposed,
     /// Time has passed.

@@ -37,7 +37,7 @@ impl Table {
         if matches!(input, Input::Message { .. }) {
             self.messages.push(self.state.head + 1);
         }
-        let rules = Rules { session: &self.session, limits: self.limits, policy: Policy::default() };
+        let rules = Rules { session: &self.session, limits: self.limits };
         let outcome = self.state.on(input, rules, crate::session::time(self.now_ms));
         for event in &outcome.events {
             self.events.push((event.kind, event.turn.as_ref().map(ToString::to_string)));

@@ -41,8 +41,7 @@ impl Bench {
             Ok(command) => command,
             Err(text) => return refused(text),
         };
-        let key = format!("{}/{}", self.session, call.id);
-        let run = match hands.start(command, Some(key), Some(lease)).await {
+        let run = match hands.start(command, Some(self.key(&call.id)), Some(lease)).await {
             Ok(run) => run,
             Err(RunError::Lost(_)) => return Outcome::NoHands(call.clone()),
             Err(error) => return refused(crate::telemetry::chain(&error).to_string()),

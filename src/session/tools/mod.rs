@@ -37,6 +37,19 @@ pub enum Note {
     Output(Value),
 }
 
+/// A call of which an earlier daemon told no end.
+#[derive(Debug)]
+pub struct Left {
+    /// Which.
+    pub id: String,
+    /// Of which tool.
+    pub tool: String,
+    /// The sandbox is the one in which it was to be done.
+    pub is_here: bool,
+    /// How long ago the brain called it.
+    pub age: Duration,
+}
+
 /// How a call ended.
 #[derive(Debug)]
 pub struct Finished {
@@ -58,6 +71,8 @@ pub enum Outcome {
     },
     /// The sandbox was not there, and nothing was done.
     NoHands(Call),
+    /// An earlier daemon ended before it began.
+    Void,
 }
 
 /// Where a call is carried out.
@@ -73,6 +88,8 @@ pub struct Bench {
     pub until: SystemTime,
     /// In front of the keys of its runs, so that they are no other session's.
     pub session: String,
+    /// After its end a run is known for so long.
+    pub forgets_after: Duration,
 }
 
 impl Bench {
@@ -96,19 +113,35 @@ impl Bench {
         Finished { id, outcome }
     }
 
-    /// Finds out what became of a command of an earlier daemon, and sees it to its end.
-    pub async fn follow(self, id: String, sandbox: String, run: String) -> Finished {
-        let found = async {
-            let is_here = self.sandbox.profile().id.as_str() == sandbox;
-            let run: RunId = run.parse().ok().filter(|_| is_here)?;
-            let (hands, lease) = self.sandbox.awake().await.ok()?;
-            Some((hands.run(&run).ok()?, lease))
-        };
-        let outcome = match found.await {
-            Some((run, _lease)) => self.see_to_its_end(&id, run).await,
-            None => Outcome::Done { answer: unknown(), exec: None },
+    /// Finds out what became of a call of an earlier daemon: a command is seen to its end, and what has not begun may begin
+    /// again.
+    pub async fn follow(self, left: Left) -> Finished {
+        let Left { id, tool, is_here, age } = left;
+        let outcome = match tool.as_str() {
+            "bash" if is_here => self.follow_command(&id, age).await,
+            // To do these again is as good as to do them once.
+            "read" | "ls" | "write" => Outcome::Void,
+            _ => Outcome::Done { answer: unknown(), exec: None },
         };
         Finished { id, outcome }
+    }
+
+    async fn follow_command(&self, id: &str, age: Duration) -> Outcome {
+        let Ok((hands, _lease)) = self.sandbox.awake().await else {
+            return Outcome::Done { answer: unknown(), exec: None };
+        };
+        match hands.run_keyed(&self.key(id)) {
+            Some(run) => self.see_to_its_end(id, run).await,
+            // A run is noted with its key before it begins, and kept for a while: one that is not there has not begun,
+            // unless it could be forgotten by now.
+            None if age < self.forgets_after / 2 => Outcome::Void,
+            None => Outcome::Done { answer: unknown(), exec: None },
+        }
+    }
+
+    /// The idempotency key of the run of a call.
+    fn key(&self, call: &str) -> String {
+        format!("{}/{call}", self.session)
     }
 
     async fn file_tool(&self, hands: &Hands, _lease: Lease, tool: &str, input: &Value) -> Answer {
