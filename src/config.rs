@@ -14,9 +14,8 @@ pub use defaults::ID_COUNT;
 pub use fault::{Fault, Place};
 pub use listen::{AddressError, HttpAddress, ListenAddress};
 
-use ipnet::IpNet;
-
 pub use access::{AuthConfig, LimitsConfig};
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::auth::tls::TlsFiles;
 use crate::image::{ImageRef, ImageRefError};
@@ -158,6 +157,8 @@ pub struct NetworkConfig {
     pub ceiling: Policy,
     /// Private ranges that sandboxes may reach all the same.
     pub reachable: Vec<IpNet>,
+    /// The addresses of sandboxes that have one; no other daemon of this machine has the same.
+    pub subnet: Ipv4Net,
 }
 
 /// What makes the containers.
@@ -180,7 +181,7 @@ pub struct DockerConfig {
     pub socket: PathBuf,
     /// The OCI runtime, by the name that Docker knows it by; `None` is Docker's default.
     pub runtime: Option<String>,
-    /// The network of sandboxes: "none", "bridge", or the name of one.
+    /// The network of sandboxes that have addresses: "bridge", or the name of one; "none": they cannot.
     pub network_mode: String,
     /// When images are pulled.
     pub pull: PullPolicy,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::serve::ListenerExt;
+use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -34,16 +35,16 @@ use crate::api::proto::sessions_server::SessionsServer;
 use crate::api::proto::{DESCRIPTORS, Defaults as DefaultsMessage, NodeInfo};
 use crate::check;
 use crate::client::MESSAGE_BYTES;
-use crate::config::{self, CgroupUse, Config, DockerConfig, EngineKind, HttpConfig, ListenAddress};
+use crate::config::{self, CgroupUse, Config, DockerConfig, EngineKind, HttpConfig, ListenAddress, NetworkConfig};
 use crate::engine::docker::{self, Docker};
-use crate::engine::native::{Ids, Native};
+use crate::engine::native::{Ids, Native, nat};
 use crate::engine::{Engine, EngineError, Limits, cgroup};
 use crate::hands;
 use crate::health::watch_engine;
 use crate::ids::SandboxId;
 use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership};
-use crate::network::Outside;
 use crate::network::policy::{Beyond, Bounds};
+use crate::network::{Outside, REFUSED_V4, Resolver};
 use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile, strangers};
 use crate::session::{SessionError, Sessions};
 use crate::store::{Store, StoreError};
@@ -141,7 +142,7 @@ impl Daemon {
         let lock = lock_state(&config.state_dir)?;
         let host = check::probe(&config.state_dir, None);
         let is_root = nix::unistd::geteuid().is_root();
-        let engine = start_engine(config, is_root).await?;
+        let (engine, resolver) = start_engine(config, is_root).await?;
         let store = open_store(&config.state_dir).await?;
         remove_strangers(&*engine, &store, &config.state_dir).await?;
         let defaults = defaults(config)?;
@@ -185,6 +186,9 @@ impl Daemon {
             _lock: lock,
         };
         daemon.watch_over();
+        if let Some(resolver) = resolver {
+            daemon.servers.spawn(resolver.serve(daemon.stop.clone()));
+        }
         let routes = routes.routes();
         for address in &config.grpc {
             let at = daemon.front.serve(address, routes.clone(), &daemon.stop, &mut daemon.servers).await;
@@ -297,7 +301,7 @@ pub enum Sweep {
 /// See [`DaemonError`].
 pub async fn sweep(config: &Config, sweep: Sweep, mut found: impl FnMut(&SandboxId)) -> Result<(), DaemonError> {
     let _lock = lock_state(&config.state_dir)?;
-    let engine = start_engine(config, nix::unistd::geteuid().is_root()).await?;
+    let (engine, _) = start_engine(config, nix::unistd::geteuid().is_root()).await?;
     let store = open_store(&config.state_dir).await?;
     let recorded = store.sandboxes().await.map_err(DaemonError::Store)?;
     for id in strangers(engine.list().await.map_err(DaemonError::Engine)?, &recorded) {
@@ -358,12 +362,44 @@ fn lock_state(path: &Path) -> Result<Flock<fs::File>, DaemonError> {
     }
 }
 
-async fn start_engine(config: &Config, is_root: bool) -> Result<Arc<dyn Engine>, DaemonError> {
+/// The engine, and the resolver of its sandboxes if they can have addresses.
+async fn start_engine(config: &Config, is_root: bool) -> Result<(Arc<dyn Engine>, Option<Resolver>), DaemonError> {
     let instance =
         instance(&config.state_dir).map_err(|source| DaemonError::State { path: config.state_dir.clone(), source })?;
     match config.engine.kind {
-        EngineKind::Native => Ok(Arc::new(start_native(config, &instance, is_root)?)),
-        EngineKind::Docker => Ok(Arc::new(start_docker(config, &instance).await?)),
+        EngineKind::Native => {
+            let mut native = start_native(config, &instance, is_root)?;
+            let (nat, resolver) = match nat(&config.network, instance, is_root) {
+                Ok((settings, resolver)) => (Ok(settings), Some(resolver)),
+                Err(lack) => (Err(lack), None),
+            };
+            native.attach_to(nat);
+            Ok((Arc::new(native), resolver))
+        }
+        EngineKind::Docker => Ok((Arc::new(start_docker(config, &instance).await?), None)),
+    }
+}
+
+/// What sandboxes need to have addresses, or why they cannot.
+fn nat(config: &NetworkConfig, instance: String, is_root: bool) -> Result<(nat::Settings, Resolver), String> {
+    if !is_root {
+        return Err("only root can make links and rules".to_owned());
+    }
+    let reachable = config.reachable.iter().filter_map(|range| match range {
+        IpNet::V4(range) => Some(*range),
+        // Sandboxes have addresses of IPv4.
+        IpNet::V6(_) => None,
+    });
+    let settings = nat::Settings {
+        instance,
+        subnet: config.subnet,
+        refused: REFUSED_V4.iter().map(|(range, _)| *range).collect(),
+        reachable: reachable.collect(),
+    };
+    let gateway = settings.gateway();
+    match Resolver::bind(gateway) {
+        Ok(resolver) => Ok((settings, resolver)),
+        Err(error) => Err(format!("network.subnet is in use: listen on {gateway}: {error}")),
     }
 }
 

@@ -143,6 +143,9 @@ fn engine_fault(error: &EngineError, message: String) -> Fault {
         EngineError::LimitUnsupported { .. } => {
             Fault::new(Code::FailedPrecondition, ErrorReason::LimitUnsupported, message).about("limits")
         }
+        EngineError::NetworkUnsupported { .. } => {
+            Fault::new(Code::FailedPrecondition, ErrorReason::NetworkUnsupported, message).about("network.mode")
+        }
         EngineError::FreezeUnsupported => {
             Fault::new(Code::FailedPrecondition, ErrorReason::HibernateUnsupported, message)
         }

@@ -110,10 +110,15 @@ pub(super) const CALLS_BOUNDS: RangeInclusive<usize> = 1..=100_000;
 pub(super) const RATE: Option<u32> = None;
 /// A node serves 50,000 small calls a second at the most.
 pub(super) const RATE_BOUNDS: RangeInclusive<u32> = 1..=1_000_000;
+
 /// Who wants a network asks for it.
 pub(super) const NETWORK: &str = "none";
 /// All that keeps sandboxes away from the node and from each other.
 pub(super) const NETWORK_CEILING: &str = "nat";
+/// 65,533 sandboxes, out of a range that is for the measuring of networks (RFC 2544), so that hardly anybody has it.
+pub(super) const SUBNET: &str = "198.18.0.0/16";
+/// More than a million sandboxes, and one.
+pub(super) const SUBNET_BITS: RangeInclusive<u8> = 12..=30;
 /// Of a ceiling "proxy": every name.
 pub(super) const NETWORK_CEILING_ALLOW: &str = "*";
 

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use toml_span::value::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -203,7 +203,14 @@ fn network(network: &mut Section<'_, '_>) -> NetworkConfig {
     let (default, ceiling) = (policy(default, allow), policy(ceiling, most));
     let beyond = Bounds::new(default.clone(), ceiling.clone()).err();
     network.reject("default", beyond.map(|beyond| format!("expected no more than network.ceiling: {beyond}")));
-    NetworkConfig { default, ceiling, reachable: network.take_list("reachable", text(range)).unwrap_or_default() }
+    NetworkConfig {
+        default,
+        ceiling,
+        reachable: network.take_list("reachable", text(range)).unwrap_or_default(),
+        subnet: network
+            .take("subnet", text(subnet))
+            .unwrap_or_else(|| defaults::SUBNET.parse().expect("it is a range")),
+    }
 }
 
 fn allowlist(network: &mut Section<'_, '_>, key: &'static str) -> Option<Allow> {
@@ -221,6 +228,13 @@ fn policy(mode: &str, allow: Allow) -> Policy {
         "host" => Policy::Host,
         _ => Policy::None,
     }
+}
+
+/// The addresses of sandboxes.
+fn subnet(text: &str) -> Result<Ipv4Net, String> {
+    let subnet = text.parse::<Ipv4Net>().ok().filter(|subnet| defaults::SUBNET_BITS.contains(&subnet.prefix_len()));
+    let (most, least) = (defaults::SUBNET_BITS.start(), defaults::SUBNET_BITS.end());
+    subnet.ok_or_else(|| format!("a range of IPv4 like \"{}\", from /{most} to /{least}", defaults::SUBNET))
 }
 
 /// A range of addresses.

@@ -148,7 +148,7 @@ plain_http = [{plain_http}]
     }
 
     fn network(&self) -> String {
-        let NetworkConfig { default, ceiling, reachable } = &self.network;
+        let NetworkConfig { default, ceiling, reachable, subnet } = &self.network;
         let list = |items: Vec<String>| items.iter().map(|item| text(item)).collect::<Vec<_>>().join(", ");
         let rules = |policy: &Policy| match policy {
             Policy::Proxy(allow) => allow.rules().iter().map(ToString::to_string).collect(),
@@ -166,6 +166,8 @@ allow = [{allow}]
 ceiling = \"{ceiling}\"
 {ceiling_allow}# Ranges of private addresses that sandboxes may reach all the same.
 reachable = [{reachable}]
+# The addresses of sandboxes with \"nat\"; no other daemon of this machine may have the same.
+subnet = \"{subnet}\"
 ",
             default = default.name(),
             allow = list(rules(default)),
@@ -220,7 +222,7 @@ id_base = {id_base:#x}
 socket = {socket}
 # The OCI runtime, by the name that Docker knows it by; \"\" is Docker's default.
 runtime = {runtime}
-# The network of sandboxes: \"none\", \"bridge\", or the name of one.
+# The network of sandboxes with \"nat\": \"bridge\", or the name of one; \"none\" if there is to be none.
 network_mode = {network_mode}
 # Images are pulled if they are \"missing\", \"never\", or \"always\".
 pull = \"{pull}\"

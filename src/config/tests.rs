@@ -117,6 +117,7 @@ allow = ['Example.com:443']
 ceiling = 'proxy'
 ceiling_allow = ['*.example.com', 'example.com']
 reachable = ['10.1.0.0/16', 'fd00::/64']
+subnet = '100.64.0.0/24'
 [engine]
 kind = 'native'
 cgroup = 'off'
@@ -178,6 +179,7 @@ audit = '/audit'
             default: Policy::Proxy(Allow::parse(&["example.com:443"]).unwrap()),
             ceiling: Policy::Proxy(Allow::parse(&["*.example.com", "example.com"]).unwrap()),
             reachable: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()],
+            subnet: "100.64.0.0/24".parse().unwrap(),
         },
         engine: EngineConfig {
             kind: EngineKind::Native,
@@ -248,6 +250,8 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("network.allow", "['a b']"),
         ("network.ceiling_allow", "'*'"),
         ("network.reachable", "['10.1']"),
+        ("network.subnet", "'10.0.0.0/8'"),
+        ("network.subnet", "'fd00::/64'"),
         ("log.format", "'xml'"),
         ("sandbox.memory", "'1M'"),
         ("sandbox.memory", "-1"),

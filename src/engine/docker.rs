@@ -25,7 +25,7 @@ use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 
 use super::cgroup;
-use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, undo};
+use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo};
 use crate::guest::agent::files::remove_abandoned;
 use crate::guest::binary::GUEST;
 use crate::ids::SandboxId;
@@ -54,7 +54,7 @@ pub struct Settings {
     pub socket: PathBuf,
     /// The OCI runtime, by the name that Docker knows it by; `None` is Docker's default.
     pub runtime: Option<String>,
-    /// The network of sandboxes: "none", "bridge", or the name of one.
+    /// The network of sandboxes that have addresses: "bridge", or the name of one; "none": they cannot.
     pub network_mode: String,
     /// When images are pulled.
     pub pull: Pull,
@@ -270,6 +270,10 @@ impl Engine for Docker {
 
     async fn create(&self, spec: &Spec) -> Result<(Started, ImageDefaults), EngineError> {
         self.check_limits(&spec.limits)?;
+        if spec.uplink == Uplink::Nat && self.settings.network_mode == container::NO_NETWORK {
+            let lack = "engine.docker.network_mode names no network of Docker".to_owned();
+            return Err(EngineError::NetworkUnsupported { mode: "nat", lack });
+        }
         let image = self.images.resolve(&spec.image).await?;
         let started = undo(self.try_create(spec, &image).await, self.remove(&spec.id)).await?;
         Ok((started, image.defaults))

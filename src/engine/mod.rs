@@ -36,6 +36,20 @@ pub struct Spec {
     pub workspace: PathBuf,
     /// Its own wish for a user; else the image's counts.
     pub user: Option<String>,
+    /// How it is attached to the world.
+    pub uplink: Uplink,
+}
+
+/// How a sandbox is attached to the world.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Uplink {
+    /// Not at all: it has a loopback.
+    #[default]
+    None,
+    /// By an address of its own.
+    Nat,
+    /// As the node itself is.
+    Host,
 }
 
 /// Bounds of a sandbox; `None` is unbounded.
@@ -260,6 +274,14 @@ pub enum EngineError {
         /// Field of `Limits` in the API.
         field: &'static str,
         /// What the host lacks.
+        lack: String,
+    },
+    /// The engine cannot attach sandboxes like that, here.
+    #[error("this node has no network \"{mode}\": {lack}")]
+    NetworkUnsupported {
+        /// As the API calls it.
+        mode: &'static str,
+        /// What is missing.
         lack: String,
     },
     /// The host cannot freeze processes.

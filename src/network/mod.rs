@@ -6,6 +6,7 @@
 //! | [`target`] | names, addresses and ports (pure) |
 //! | `refusal` | addresses that no sandbox reaches |
 //! | `outside` | the way out: one lookup, one check, one connection |
+//! | `dns` | the resolver of sandboxes in mode `nat` |
 //! | `proxy` | what leaves a sandbox in mode `proxy` |
 //! | `relay` | bytes between two sockets |
 //! | `dial` | connecting to a port inside |
@@ -31,10 +32,13 @@ use policy::Policy;
 use proxy::{Proxy, Traffic};
 
 pub use dial::ConnectError;
+pub use dns::Resolver;
 pub use outside::Outside;
 pub use ports::Port;
+pub use refusal::REFUSED_V4;
 
 mod dial;
+mod dns;
 mod outside;
 pub mod policy;
 mod ports;

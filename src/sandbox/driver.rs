@@ -16,7 +16,7 @@ use super::record::Record;
 use super::recovery::{Plan, Remains, plan};
 use super::state::{Observation, Phase, Tier};
 use super::{IdleTimeout, Order, SandboxError, Snapshot};
-use crate::engine::{EngineError, Found, Limits, Spec, Started};
+use crate::engine::{EngineError, Found, Limits, Spec, Started, Uplink};
 use crate::hands::remove_spools;
 use crate::ids::SandboxId;
 use crate::network::policy::Policy;
@@ -112,6 +112,11 @@ impl Driver {
             limits: self.record.limits,
             workspace: profile.workspace.clone().into(),
             user: profile.user.clone(),
+            uplink: match self.record.policy {
+                Policy::None | Policy::Proxy(_) => Uplink::None,
+                Policy::Nat => Uplink::Nat,
+                Policy::Host => Uplink::Host,
+            },
         }
     }
 

@@ -7,4 +7,6 @@ mod support;
 mod cli;
 mod forward;
 mod inside;
+mod lab;
+mod nat;
 mod proxy;

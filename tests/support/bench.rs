@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use handsd::engine::docker::{Docker, Settings};
 use handsd::engine::native::{Ids, Native};
-use handsd::engine::{Engine, Limits, Process, Spec, cgroup};
+use handsd::engine::{Engine, Limits, Process, Spec, Uplink, cgroup};
 use handsd::guest::client::Guest;
 use handsd::hands::{self, BackgroundPolicy, Command, Deadline, Event, Events, Exited, Hands, Program, Stdio};
 use handsd::ids::SandboxId;
@@ -79,6 +79,7 @@ impl Bench {
             limits: Limits::default(),
             workspace: PathBuf::from("/work/space"),
             user: None,
+            uplink: Uplink::None,
         }
     }
 

@@ -9,7 +9,7 @@ use bollard::models::{
 };
 
 use super::{Settings, UserNamespace};
-use crate::engine::{Limits, Spec};
+use crate::engine::{Limits, Spec, Uplink};
 use crate::guest::agent::options;
 use crate::ids::SandboxId;
 
@@ -24,6 +24,9 @@ pub const GUEST: &str = "/.hands/guest";
 const IO: &str = "/.hands/io";
 /// The socket's name there.
 pub const SOCKET: &str = "guest.sock";
+
+/// The network that has a loopback only.
+pub const NO_NETWORK: &str = "none";
 
 /// One processor, as Docker counts them.
 const NANO_CPUS: f64 = 1e9;
@@ -111,7 +114,7 @@ fn host_config(parts: &Parts<'_>) -> HostConfig {
         pids_limit: pids.map(whole),
         oom_score_adj: Some(OOM_SCORE),
         mounts: Some(vec![bind(parts.guest, GUEST, true), bind(parts.io, IO, false)]),
-        network_mode: Some(settings.network_mode.clone()),
+        network_mode: Some(network_mode(parts.spec.uplink, settings).to_owned()),
         runtime: settings.runtime.clone(),
         userns_mode: (settings.user_namespace == UserNamespace::Host).then(|| "host".to_owned()),
         security_opt: Some(security_options(parts.seccomp)),
@@ -132,6 +135,15 @@ pub fn update(limits: &Limits) -> ContainerUpdateBody {
         nano_cpus: limits.cpus.map(nano_cpus),
         pids_limit: limits.pids.map(whole),
         ..ContainerUpdateBody::default()
+    }
+}
+
+/// The network in Docker's words.
+fn network_mode(uplink: Uplink, settings: &Settings) -> &str {
+    match uplink {
+        Uplink::None => NO_NETWORK,
+        Uplink::Nat => &settings.network_mode,
+        Uplink::Host => "host",
     }
 }
 
@@ -183,6 +195,7 @@ mod tests {
             limits: Limits { memory: Some(64 << 20), cpus: Some(0.5), pids: Some(100), disk: None },
             workspace: "/workspace".into(),
             user: None,
+            uplink: Uplink::None,
         }
     }
 
@@ -238,9 +251,12 @@ mod tests {
             user_namespace: UserNamespace::Host,
             ..Settings::default()
         };
-        let host = made(&spec(), &settings, None).host_config.unwrap();
+        let attached = Spec { uplink: Uplink::Nat, ..spec() };
+        let host = made(&attached, &settings, None).host_config.unwrap();
         assert_eq!(host.runtime.as_deref(), Some("runsc"));
         assert_eq!(host.network_mode.as_deref(), Some("bridge"));
         assert_eq!(host.userns_mode.as_deref(), Some("host"));
+        let host = made(&spec(), &settings, None).host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("none"), "who asks for no network has none");
     }
 }

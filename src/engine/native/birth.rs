@@ -84,6 +84,7 @@ impl Birth<'_> {
         mask(self.masked)?;
         bring_up_loopback().step("bring up the loopback")?;
         sethostname(&self.order.id).step("set the host name")?;
+        write_resolver(&self.order.resolver).step("write /etc/resolv.conf")?;
         workspace::make(Path::new(&self.order.workspace), &self.order.user).step("make the workspace")?;
         wait_for(zygote, Signal::Attached);
         unshare(CloneFlags::CLONE_NEWCGROUP).step("enter a cgroup namespace")?;
@@ -200,6 +201,20 @@ fn mask(more: &[CString]) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Names the resolver. Whatever the image has in its place is removed first: a link could lead anywhere.
+fn write_resolver(address: &str) -> io::Result<()> {
+    if address.is_empty() {
+        return Ok(());
+    }
+    let path = Path::new("/etc/resolv.conf");
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    ensure_directory(Path::new("/etc"))?;
+    fs::write(path, format!("nameserver {address}\n"))
 }
 
 fn ensure_directory(path: &Path) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! STATE/engine/                  mount points of what sandboxes share; see `rootfs`
 //! STATE/sandboxes/<id>/          guest.sock, init.json, and for each tree of the image a directory with
 //!                     <n>/       upper and work of overlayfs
+//!                     nat        of one that has an address: its number; see `nat`
 //! ```
 //!
 //! A sandbox is known by its directory, and its first process by what `init.json` says: enough to remove what a killed
@@ -21,11 +22,12 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Gid, Uid, chown};
 
 use super::cgroup::{self, Controller};
-use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, undo};
+use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo};
 use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
 use crate::image::{Image, ImageStore};
 use init::Init;
+use nat::Nat;
 use quota::Quotas;
 use zygote::{Order, Setup, Tree, Zygote};
 
@@ -33,6 +35,7 @@ mod birth;
 mod fault;
 mod init;
 pub mod jail;
+pub mod nat;
 mod quota;
 mod rootfs;
 pub(in crate::engine) mod sys;
@@ -52,6 +55,8 @@ pub struct Native {
     quotas: Option<Quotas>,
     zygote: Zygote,
     ids: Ids,
+    /// Or why there is none.
+    nat: Result<Nat, String>,
 }
 
 /// Which ids on the node sandboxes are mapped to.
@@ -104,7 +109,30 @@ impl Native {
             Ids::Own => None,
         };
         let setup = Setup { directory: zygote::text(&shared), id_base: ids.base(), id_count: ids.count() };
-        Ok(Self { sandboxes, images, cgroups, quotas, zygote: Zygote::start(executable, setup)?, ids })
+        let zygote = Zygote::start(executable, setup)?;
+        let nat = Err("it is not configured".to_owned());
+        Ok(Self { sandboxes, images, cgroups, quotas, zygote, ids, nat })
+    }
+
+    /// Lets sandboxes have addresses of their own, or says why they cannot.
+    pub fn attach_to(&mut self, nat: Result<nat::Settings, String>) {
+        let opened = nat.and_then(|settings| {
+            Nat::open(settings, &self.sandboxes).map_err(|error| format!("the kernel does not let it be made: {error}"))
+        });
+        self.nat = opened;
+    }
+
+    /// Checks that a sandbox can be attached; answers the network that it gets an address of.
+    fn uplink(&self, uplink: Uplink) -> Result<Option<&Nat>, EngineError> {
+        match (uplink, &self.nat) {
+            (Uplink::None, _) => Ok(None),
+            (Uplink::Nat, Ok(nat)) => Ok(Some(nat)),
+            (Uplink::Nat, Err(lack)) => Err(EngineError::NetworkUnsupported { mode: "nat", lack: lack.clone() }),
+            (Uplink::Host, _) => {
+                let lack = "the native engine keeps every sandbox in a network namespace of its own".to_owned();
+                Err(EngineError::NetworkUnsupported { mode: "host", lack })
+            }
+        }
     }
 
     fn directory(&self, id: &SandboxId) -> PathBuf {
@@ -182,6 +210,7 @@ impl Native {
     /// Makes what is missing of a sandbox, and starts its guest.
     async fn make(&self, spec: &Spec, image: &Image) -> Result<Started, EngineError> {
         let directory = self.directory(&spec.id);
+        let nat = self.uplink(spec.uplink)?;
         let trees =
             self.make_layers(&directory, image, spec.limits.disk).map_err(failed("make the layers in", &directory))?;
         let cgroup = self.cgroups.as_ref().map(|tree| tree.create(&spec.id, &spec.limits, self.owner())).transpose();
@@ -194,16 +223,16 @@ impl Native {
             v1_procs: cgroup.iter().flat_map(cgroup::Sandbox::v1_procs).map(|path| zygote::text(&path)).collect(),
             workspace: zygote::text(&spec.workspace),
             user: spec.user.clone().or_else(|| image.user.clone()).unwrap_or_default(),
+            resolver: nat.map(|nat| nat.gateway().to_string()).unwrap_or_default(),
         };
         let born = self.zygote.make(order).await?;
         let recorded = Init::of(born.pid).and_then(|init| init.save(&directory));
         let init = recorded.and_then(|()| Process::new(born.pidfd));
-        Ok(Started {
-            init: init.map_err(failed("record the first process in", &directory))?,
-            pid: born.pid,
-            socket: zygote::socket(&directory),
-            cgroup,
-        })
+        let init = init.map_err(failed("record the first process in", &directory))?;
+        if let Some(nat) = nat {
+            nat.attach(&directory, born.pid).await.map_err(failed("attach to the network", &directory))?;
+        }
+        Ok(Started { init, pid: born.pid, socket: zygote::socket(&directory), cgroup })
     }
 
     /// The first process of a sandbox, if it is alive.
@@ -217,6 +246,14 @@ impl Native {
         let socket = zygote::socket(&directory);
         let started = Started { init: Process::new(pidfd)?, pid: init.pid(), socket, cgroup };
         Ok(Some(Found::Alive { started, is_frozen }))
+    }
+
+    /// Takes a sandbox's address back, if it has one.
+    async fn detach(&self, directory: &Path) -> Result<(), EngineError> {
+        match &self.nat {
+            Ok(nat) => nat.detach(directory).await.map_err(failed("detach from the network", directory)),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Ends the processes of a sandbox, whoever started them, and waits until they are gone.
@@ -254,6 +291,7 @@ impl Engine for Native {
 
     async fn create(&self, spec: &Spec) -> Result<(Started, ImageDefaults), EngineError> {
         self.check_limits(&spec.limits)?;
+        self.uplink(spec.uplink)?;
         let image = self.resolve(spec).await?;
         let started = undo(self.make(spec, &image).await, self.remove(&spec.id)).await?;
         Ok((started, ImageDefaults { env: image.env, user: image.user }))
@@ -272,6 +310,7 @@ impl Engine for Native {
         let directory = self.directory(id);
         let cgroup = self.cgroups.as_ref().map(|tree| tree.sandbox(id, self.owner()));
         self.kill(id, cgroup.as_ref()).await.map_err(failed("end the processes of", &directory))?;
+        self.detach(&directory).await?;
         let socket = zygote::socket(&directory);
         let removed = cgroup.map_or(Ok(()), |cgroup| cgroup.remove()).and_then(|()| match fs::remove_file(socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -311,6 +350,7 @@ impl Engine for Native {
         let directory = self.directory(id);
         let cgroup = self.cgroups.as_ref().map(|tree| tree.sandbox(id, self.owner()));
         self.kill(id, cgroup.as_ref()).await.map_err(failed("end the processes of", &directory))?;
+        self.detach(&directory).await?;
         if let Some(quotas) = &self.quotas {
             quotas.lift(&writable_layer(&directory, 0)).map_err(failed("lift the quota of", &directory))?;
         }

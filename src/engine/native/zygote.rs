@@ -75,6 +75,9 @@ pub struct Order {
     /// name, uid, name:group or uid:gid. Empty: root.
     #[prost(string, tag = "7")]
     pub user: String,
+    /// The address of its resolver; empty: it keeps what the image says.
+    #[prost(string, tag = "8")]
+    pub resolver: String,
 }
 
 /// Layers that are mounted as one.

@@ -1,0 +1,363 @@
+//! What may go where: the rules of nf_tables, in tables of this daemon's own.
+//!
+//! ```text
+//! from a sandbox to the node           refused, but for the resolver
+//!                to another sandbox    refused
+//!                to a listed range     accepted
+//!                to a private range    refused
+//!                to anywhere else      accepted, with the node's address
+//! to a sandbox   what it has asked for accepted
+//!                anything else         dropped
+//! IPv6           from a sandbox        refused
+//! ```
+//!
+//! Refused is told to the sandbox by ICMP, so that a connection fails at once. That the source of a packet is the
+//! sandbox's own is seen to by the kernel's reverse path filter.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use nix::sys::socket::SockProtocol;
+
+use super::netlink::{APPEND, Attributes, Batch, CREATE};
+
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+const NFNL_MSG_BATCH_END: u16 = 17;
+const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_DELTABLE: u16 = 2;
+const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_NEWRULE: u16 = 6;
+
+const TABLE_NAME: u16 = 1;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const LIST_ELEMENT: u16 = 1;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+
+/// Hooks of the network's layer (linux/netfilter.h).
+const LOCAL_IN: u32 = 1;
+const FORWARD: u32 = 2;
+const POST_ROUTING: u32 = 4;
+
+/// Before the filters of others, which may refuse more.
+const BEFORE_FILTER: i32 = -10;
+const SOURCE_NAT: i32 = 100;
+
+/// The register in which everything is compared.
+const REGISTER: u32 = 1;
+
+const DNS: u16 = 53;
+
+/// One of the two families that have a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4 = 2,
+    V6 = 10,
+}
+
+/// What a packet is looked at for, and what becomes of it.
+#[derive(Debug, Clone, Copy)]
+enum Step<'a> {
+    /// It came from a link of this prefix.
+    From(&'a str),
+    /// It goes to one.
+    To(&'a str),
+    /// It does not.
+    NotTo(&'a str),
+    /// It comes from this range.
+    Source(Ipv4Net),
+    /// It goes to this range.
+    Destination(Ipv4Net),
+    /// It is of this protocol.
+    Protocol(libc::c_int),
+    /// It goes to this port.
+    Port(u16),
+    /// It belongs to what somebody has asked for.
+    Established,
+    Accept,
+    Drop,
+    /// Dropped, and its sender is told.
+    Refuse(Family),
+    /// It gets the node's address.
+    Masquerade,
+}
+
+/// What the rules are made of.
+#[derive(Debug)]
+pub struct Rules<'a> {
+    /// The tables' name.
+    pub table: &'a str,
+    /// How the names of sandboxes' links begin.
+    pub prefix: &'a str,
+    /// Where the resolver is.
+    pub gateway: Ipv4Addr,
+    /// The sandboxes' addresses.
+    pub subnet: Ipv4Net,
+    /// Ranges that are refused.
+    pub refused: &'a [Ipv4Net],
+    /// Ranges that are not, all the same.
+    pub reachable: &'a [Ipv4Net],
+}
+
+impl Rules<'_> {
+    /// Puts them in force in one step, in place of those of an earlier daemon.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn install(&self) -> io::Result<()> {
+        let mut batch = begin();
+        for family in [Family::V4, Family::V6] {
+            // To remove a table it has to be there.
+            self.table(&mut batch, family, NFT_MSG_NEWTABLE, CREATE);
+            self.table(&mut batch, family, NFT_MSG_DELTABLE, 0);
+            self.table(&mut batch, family, NFT_MSG_NEWTABLE, CREATE);
+        }
+        self.input(&mut batch);
+        self.forward(&mut batch);
+        self.chain(&mut batch, Family::V4, "out", "nat", POST_ROUTING, SOURCE_NAT);
+        let out = [Step::Source(self.subnet), Step::NotTo(self.prefix), Step::Masquerade];
+        self.rule(&mut batch, Family::V4, "out", &out);
+        for (name, hook) in [("input", LOCAL_IN), ("forward", FORWARD)] {
+            self.chain(&mut batch, Family::V6, name, "filter", hook, BEFORE_FILTER);
+            self.rule(&mut batch, Family::V6, name, &[Step::From(self.prefix), Step::Refuse(Family::V6)]);
+        }
+        end(batch)
+    }
+
+    /// Removes them; answers whether there were any.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&self) -> io::Result<bool> {
+        let mut batch = begin();
+        for family in [Family::V4, Family::V6] {
+            self.table(&mut batch, family, NFT_MSG_DELTABLE, 0);
+        }
+        match end(batch) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn input(&self, batch: &mut Batch) {
+        let gateway = Ipv4Net::from(self.gateway);
+        self.chain(batch, Family::V4, "input", "filter", LOCAL_IN, BEFORE_FILTER);
+        for protocol in [libc::IPPROTO_UDP, libc::IPPROTO_TCP] {
+            let [from, to] = [Step::From(self.prefix), Step::Destination(gateway)];
+            let resolver = [from, to, Step::Protocol(protocol), Step::Port(DNS), Step::Accept];
+            self.rule(batch, Family::V4, "input", &resolver);
+        }
+        self.rule(batch, Family::V4, "input", &[Step::From(self.prefix), Step::Refuse(Family::V4)]);
+    }
+
+    fn forward(&self, batch: &mut Batch) {
+        let from = Step::From(self.prefix);
+        self.chain(batch, Family::V4, "forward", "filter", FORWARD, BEFORE_FILTER);
+        let mut rule = |steps: &[Step<'_>]| self.rule(batch, Family::V4, "forward", steps);
+        rule(&[from, Step::To(self.prefix), Step::Refuse(Family::V4)]);
+        for range in self.reachable {
+            rule(&[from, Step::Destination(*range), Step::Accept]);
+        }
+        for range in self.refused {
+            rule(&[from, Step::Destination(*range), Step::Refuse(Family::V4)]);
+        }
+        rule(&[from, Step::Accept]);
+        rule(&[Step::To(self.prefix), Step::Established, Step::Accept]);
+        rule(&[Step::To(self.prefix), Step::Drop]);
+    }
+
+    fn table(&self, batch: &mut Batch, family: Family, message: u16, flags: u16) {
+        batch.push(kind(message), flags, &header(family), |table| table.text(TABLE_NAME, self.table));
+    }
+
+    fn chain(&self, batch: &mut Batch, family: Family, name: &str, kind_of: &str, hook: u32, priority: i32) {
+        batch.push(kind(NFT_MSG_NEWCHAIN), CREATE, &header(family), |chain| {
+            chain.text(CHAIN_TABLE, self.table);
+            chain.text(CHAIN_NAME, name);
+            chain.nested(CHAIN_HOOK, |place| {
+                place.number(HOOK_NUMBER, hook);
+                place.number(HOOK_PRIORITY, priority.cast_unsigned());
+            });
+            chain.text(CHAIN_TYPE, kind_of);
+        });
+    }
+
+    fn rule(&self, batch: &mut Batch, family: Family, chain: &str, steps: &[Step<'_>]) {
+        batch.push(kind(NFT_MSG_NEWRULE), CREATE | APPEND, &header(family), |rule| {
+            rule.text(RULE_TABLE, self.table);
+            rule.text(RULE_CHAIN, chain);
+            rule.nested(RULE_EXPRESSIONS, |list| steps.iter().for_each(|step| step.append(list)));
+        });
+    }
+}
+
+impl Step<'_> {
+    fn append(self, list: &mut Attributes<'_>) {
+        const IIFNAME: u32 = 6;
+        const OIFNAME: u32 = 7;
+        const L4PROTO: u32 = 16;
+        // Offsets in the headers of IPv4 and of TCP and UDP.
+        const SOURCE: u32 = 12;
+        const DESTINATION: u32 = 16;
+        const DESTINATION_PORT: u32 = 2;
+        match self {
+            Self::From(prefix) => {
+                meta(list, IIFNAME);
+                compare(list, Comparison::Equal, prefix.as_bytes());
+            }
+            Self::To(prefix) => {
+                meta(list, OIFNAME);
+                compare(list, Comparison::Equal, prefix.as_bytes());
+            }
+            Self::NotTo(prefix) => {
+                meta(list, OIFNAME);
+                compare(list, Comparison::NotEqual, prefix.as_bytes());
+            }
+            Self::Source(range) => in_range(list, SOURCE, range),
+            Self::Destination(range) => in_range(list, DESTINATION, range),
+            Self::Protocol(number) => {
+                meta(list, L4PROTO);
+                compare(list, Comparison::Equal, &[u8::try_from(number).expect("protocols have eight bits")]);
+            }
+            Self::Port(port) => {
+                payload(list, Header::Transport, DESTINATION_PORT, 2);
+                compare(list, Comparison::Equal, &port.to_be_bytes());
+            }
+            Self::Established => established(list),
+            Self::Accept => verdict(list, 1),
+            Self::Drop => verdict(list, 0),
+            Self::Refuse(family) => refuse(list, family),
+            Self::Masquerade => expression(list, "masq", |_| {}),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Comparison {
+    Equal = 0,
+    NotEqual = 1,
+}
+
+#[derive(Clone, Copy)]
+enum Header {
+    Network = 1,
+    Transport = 2,
+}
+
+fn expression(list: &mut Attributes<'_>, name: &str, fill: impl FnOnce(&mut Attributes<'_>)) {
+    list.nested(LIST_ELEMENT, |expression| {
+        expression.text(EXPRESSION_NAME, name);
+        expression.nested(EXPRESSION_DATA, fill);
+    });
+}
+
+fn meta(list: &mut Attributes<'_>, key: u32) {
+    expression(list, "meta", |meta| {
+        meta.number(1, REGISTER);
+        meta.number(2, key);
+    });
+}
+
+/// Compares as many bytes as are given, so that a name is compared with the beginning of another.
+fn compare(list: &mut Attributes<'_>, comparison: Comparison, value: &[u8]) {
+    expression(list, "cmp", |compare| {
+        compare.number(1, REGISTER);
+        compare.number(2, comparison as u32);
+        compare.nested(3, |data| data.bytes(DATA_VALUE, value));
+    });
+}
+
+fn payload(list: &mut Attributes<'_>, header: Header, offset: u32, length: u32) {
+    expression(list, "payload", |payload| {
+        payload.number(1, REGISTER);
+        payload.number(2, header as u32);
+        payload.number(3, offset);
+        payload.number(4, length);
+    });
+}
+
+/// Keeps the bits of the register that a mask has.
+fn mask(list: &mut Attributes<'_>, bits: [u8; 4]) {
+    expression(list, "bitwise", |bitwise| {
+        bitwise.number(1, REGISTER);
+        bitwise.number(2, REGISTER);
+        bitwise.number(3, 4);
+        bitwise.nested(4, |data| data.bytes(DATA_VALUE, &bits));
+        bitwise.nested(5, |data| data.bytes(DATA_VALUE, &[0; 4]));
+    });
+}
+
+fn in_range(list: &mut Attributes<'_>, offset: u32, range: Ipv4Net) {
+    payload(list, Header::Network, offset, 4);
+    mask(list, range.netmask().octets());
+    compare(list, Comparison::Equal, &range.network().octets());
+}
+
+fn established(list: &mut Attributes<'_>) {
+    const STATE: u32 = 0;
+    /// Established and related (NF_CT_STATE_BIT in linux/netfilter/nf_conntrack_common.h).
+    const STATES: u32 = 0b110;
+    expression(list, "ct", |ct| {
+        ct.number(1, REGISTER);
+        ct.number(2, STATE);
+    });
+    mask(list, STATES.to_ne_bytes());
+    compare(list, Comparison::NotEqual, &[0; 4]);
+}
+
+fn verdict(list: &mut Attributes<'_>, code: u32) {
+    const VERDICT_REGISTER: u32 = 0;
+    expression(list, "immediate", |immediate| {
+        immediate.number(1, VERDICT_REGISTER);
+        immediate.nested(2, |data| data.nested(DATA_VERDICT, |verdict| verdict.number(VERDICT_CODE, code)));
+    });
+}
+
+fn refuse(list: &mut Attributes<'_>, family: Family) {
+    const ICMP_UNREACHABLE: u32 = 0;
+    // "Communication administratively prohibited".
+    let code: u8 = match family {
+        Family::V4 => 13,
+        Family::V6 => 1,
+    };
+    expression(list, "reject", |reject| {
+        reject.number(1, ICMP_UNREACHABLE);
+        reject.bytes(2, &[code]);
+    });
+}
+
+fn kind(message: u16) -> u16 {
+    NFNL_SUBSYS_NFTABLES << 8 | message
+}
+
+/// The header of a message about a family (struct nfgenmsg).
+fn header(family: Family) -> [u8; 4] {
+    [family as u8, 0, 0, 0]
+}
+
+fn begin() -> Batch {
+    let mut batch = Batch::default();
+    let [high, low] = NFNL_SUBSYS_NFTABLES.to_be_bytes();
+    batch.push_silent(NFNL_MSG_BATCH_BEGIN, &[0, 0, high, low]);
+    batch
+}
+
+fn end(mut batch: Batch) -> io::Result<()> {
+    let [high, low] = NFNL_SUBSYS_NFTABLES.to_be_bytes();
+    batch.push_silent(NFNL_MSG_BATCH_END, &[0, 0, high, low]);
+    batch.send(SockProtocol::NetlinkNetFilter)
+}

@@ -1,0 +1,139 @@
+//! A node and the world around it, in network namespaces of the test's own: nothing in them reaches any other network.
+//!
+//! ```text
+//!   node 198.51.100.1 ───── world 198.51.100.2, 203.0.113.2, 10.9.0.2, 169.254.169.254, fd00:ec2::254
+//!        10.9.0.1
+//! ```
+//!
+//! The daemon runs in the namespace of the node. Names are in a hosts file that only it sees.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::support::{Daemon, Options};
+
+/// Names of the world, as the node resolves them.
+const HOSTS: &str = "127.0.0.1 localhost\n198.51.100.2 world.test files.world.test\n10.9.0.2 private.test\n\
+                     198.51.100.1 node.test\n169.254.169.254 metadata.test\n10.9.0.2 rebound.test\n";
+
+/// The namespaces; gone when this is dropped.
+pub struct Lab {
+    name: String,
+    directory: tempfile::TempDir,
+    servers: Vec<Child>,
+}
+
+impl Lab {
+    /// Makes them; `None` where that cannot be done.
+    pub fn new() -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if !crate::support::is_root() {
+            return None;
+        }
+        let name = format!("hdt{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let lab = Self { name, directory: tempfile::tempdir().unwrap(), servers: Vec::new() };
+        let (node, world) = (lab.node(), lab.world());
+        if !ip(&["netns", "add", &node]) || !ip(&["netns", "add", &world]) {
+            println!("skipped: network namespaces cannot be made with ip(8)");
+            return None;
+        }
+        let ends = ["netns", &node, "type", "veth", "peer", "name", "wire", "netns", &world];
+        let pair = [&["link", "add", "name", "wire"][..], &ends].concat();
+        assert!(ip(&pair), "a pair of links");
+        for (namespace, addresses) in [
+            (&node, &["198.51.100.1/24", "10.9.0.1/24"][..]),
+            (&world, &["198.51.100.2/24", "203.0.113.2/32", "10.9.0.2/24", "169.254.169.254/32", "fd00:ec2::254/128"]),
+        ] {
+            for address in addresses {
+                let flags: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+                let words = [&["-n", namespace, "address", "add", address, "dev", "wire"][..], flags].concat();
+                assert!(ip(&words), "{address}");
+            }
+            for link in ["lo", "wire"] {
+                assert!(ip(&["-n", namespace, "link", "set", link, "up"]), "{link}");
+            }
+        }
+        assert!(ip(&["-n", &node, "route", "add", "default", "via", "198.51.100.2"]), "the way to the world");
+        std::fs::write(lab.hosts(), HOSTS).unwrap();
+        std::fs::write(lab.resolv_conf(), "nameserver 203.0.113.2\n").unwrap();
+        Some(lab)
+    }
+
+    fn node(&self) -> String {
+        format!("{}a", self.name)
+    }
+
+    fn world(&self) -> String {
+        format!("{}b", self.name)
+    }
+
+    fn hosts(&self) -> PathBuf {
+        self.directory.path().join("hosts")
+    }
+
+    fn resolv_conf(&self) -> PathBuf {
+        self.directory.path().join("resolv.conf")
+    }
+
+    /// A daemon on the node.
+    pub async fn daemon(&self, config: &str) -> Option<Daemon> {
+        let mounts = format!(
+            "mount --bind {} /etc/hosts && mount --bind {} $(readlink -f /etc/resolv.conf) && exec \"$@\"",
+            self.hosts().display(),
+            self.resolv_conf().display()
+        );
+        let namespace = format!("--net=/run/netns/{}", self.node());
+        let words = ["nsenter", &namespace, "unshare", "--mount", "--propagation", "slave", "sh", "-c", &mounts, "sh"];
+        let wrapper = words.map(str::to_owned).to_vec();
+        Daemon::start_with(Options { config: config.to_owned(), wrapper, ..Options::default() }).await
+    }
+
+    /// Starts a program in the world, which ends with the test; waits until it says something.
+    pub fn serve(&mut self, program: &str) {
+        let namespace = format!("--net=/run/netns/{}", self.world());
+        let mut command = Command::new("nsenter");
+        command.args([&namespace, "python3", "-u", "-c", program]).current_dir(self.directory.path());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        let stdout = child.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut said).unwrap();
+        assert_eq!(said, "ready\n");
+        self.servers.push(child);
+    }
+
+    /// What a program in the node's namespace prints.
+    pub fn on_node(&self, words: &[&str]) -> String {
+        let namespace = format!("--net=/run/netns/{}", self.node());
+        let output = Command::new("nsenter").arg(namespace).args(words).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What a program in the world prints.
+    pub fn in_world(&self, words: &[&str]) -> String {
+        let namespace = format!("--net=/run/netns/{}", self.world());
+        let output = Command::new("nsenter").arg(namespace).args(words).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Where servers of the world have their files.
+    pub fn files(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for server in &mut self.servers {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        for namespace in [self.node(), self.world()] {
+            ip(&["netns", "delete", &namespace]);
+        }
+    }
+}
+
+fn ip(words: &[&str]) -> bool {
+    Command::new("ip").args(words).stderr(Stdio::inherit()).status().is_ok_and(|status| status.success())
+}

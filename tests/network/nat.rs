@@ -1,0 +1,324 @@
+//! Mode `nat`: an address of its own, and what it does not reach.
+
+use handsd::api::proto::network::Mode;
+use handsd::api::proto::{CreateSandboxRequest, Network};
+
+use crate::inside::{ECHO, Forward, has_python, hibernate, serve};
+use crate::lab::Lab;
+use crate::proxy::{proxy, sandbox_with};
+use crate::support::{Daemon, SOON, Sandbox, eventually, expect, reason};
+
+/// Says its own address to whoever connects, over TCP and UDP; answers every question about a name ending in "2.test" by
+/// 203.0.113.2, and every other by 10.9.0.2, over UDP and TCP.
+pub const WORLD: &str = r#"
+import socket, threading
+def echo_tcp(address, port):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = socket.create_server((address, port), family=family)
+    def accept():
+        while True:
+            connection, peer = server.accept()
+            connection.sendall(("%s saw %s" % (address, peer[0])).encode())
+            connection.close()
+    threading.Thread(target=accept, daemon=True).start()
+def echo_udp(address, port):
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((address, port))
+    def answer():
+        while True:
+            data, peer = server.recvfrom(4096)
+            server.sendto(("%s saw %s" % (address, peer[0])).encode(), peer)
+    threading.Thread(target=answer, daemon=True).start()
+def reply(question):
+    end = question.index(b"\0", 12) + 5
+    name = question[12:end - 5]
+    address = bytes([203, 0, 113, 2]) if name.endswith(b"2\x04test") else bytes([10, 9, 0, 2])
+    kind = question[end - 4:end - 2]
+    answer = b"\xc0\x0c" + kind + b"\0\x01\0\0\0\x01\0\x04" + address if kind == b"\0\x01" else b""
+    return question[:2] + b"\x81\x80\0\x01" + (b"\0\x01" if answer else b"\0\0") + b"\0\0\0\0" + question[12:end] + answer
+def dns():
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("203.0.113.2", 53))
+    def answer():
+        while True:
+            question, peer = server.recvfrom(4096)
+            server.sendto(reply(question), peer)
+    threading.Thread(target=answer, daemon=True).start()
+    tcp = socket.create_server(("203.0.113.2", 53))
+    def accept():
+        while True:
+            connection, _ = tcp.accept()
+            question = connection.recv(4096)[2:]
+            answer = reply(question)
+            connection.sendall(len(answer).to_bytes(2, "big") + answer)
+            connection.close()
+    threading.Thread(target=accept, daemon=True).start()
+for address in ["198.51.100.2", "203.0.113.2", "10.9.0.2", "169.254.169.254", "fd00:ec2::254"]:
+    echo_tcp(address, 80)
+    if ":" not in address:
+        echo_udp(address, 80)
+dns()
+print("ready")
+threading.Event().wait()
+"#;
+
+/// Connects over TCP, or sends over UDP, and prints the answer or what went wrong.
+fn reach(address: &str, udp: bool) -> String {
+    format!(
+        r#"python3 - <<'EOF'
+import socket
+try:
+    family, kind, _, _, address = socket.getaddrinfo("{address}", 80, type=socket.{kind})[0]
+    s = socket.socket(family, kind)
+    s.settimeout(3)
+    s.connect(address)
+    if {udp}:
+        s.send(b"?")
+    print(s.recv(100).decode())
+except OSError as error:
+    print("failed:", error)
+EOF"#,
+        kind = if udp { "SOCK_DGRAM" } else { "SOCK_STREAM" },
+        udp = if udp { "True" } else { "False" },
+    )
+}
+
+/// Sends an echo request, and prints "pong" or what went wrong.
+fn ping(address: &str) -> String {
+    format!(
+        r#"python3 - <<'EOF'
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+s.settimeout(1)
+try:
+    s.connect((socket.gethostbyname("{address}"), 0))
+    # Type, code, checksum, identifier, number.
+    s.send(bytes([8, 0, 0xf7, 0xfd, 0, 1, 0, 1]))
+    kind = s.recv(100)[20]
+    print("pong" if kind == 0 else "failed: a message of type %d" % kind)
+except OSError as error:
+    print("failed:", error)
+EOF"#
+    )
+}
+
+fn nat() -> Network {
+    Network { mode: Mode::Nat.into(), allow: Vec::new() }
+}
+
+/// The node's address, as seen from inside: the gateway.
+async fn gateway(sandbox: &Sandbox) -> String {
+    sandbox.read("cut -d ' ' -f 2 /etc/resolv.conf").await
+}
+
+/// What there is of sandboxes in the node's network.
+fn traces(lab: &Lab) -> String {
+    let links = lab.on_node(&["ip", "-o", "link"]);
+    let links = links.lines().filter(|line| line.contains(": hd"));
+    let addresses = lab.on_node(&["ip", "-o", "address", "show", "dev", "lo"]);
+    let addresses = addresses.lines().filter(|line| line.contains("198.18."));
+    let routes = lab.on_node(&["ip", "route"]);
+    let routes = routes.lines().filter(|line| line.contains("198.18."));
+    let rules = lab.on_node(&["nft", "list", "tables"]);
+    links.chain(addresses).chain(routes).chain(rules.lines()).map(|line| format!("{line}\n")).collect()
+}
+
+async fn node(lab: &mut Lab) -> Option<Daemon> {
+    if !has_python() {
+        return None;
+    }
+    lab.serve(WORLD);
+    lab.daemon("").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_world_is_reached_and_sees_the_node() {
+    let Some(mut lab) = Lab::new() else { return };
+    let Some(daemon) = node(&mut lab).await else { return };
+    let sandbox = sandbox_with(&daemon, nat()).await.unwrap();
+    for udp in [false, true] {
+        assert_eq!(sandbox.read(&reach("203.0.113.2", udp)).await, "203.0.113.2 saw 198.51.100.1");
+        assert_eq!(sandbox.read(&reach("world2.test", udp)).await, "203.0.113.2 saw 198.51.100.1");
+    }
+    assert_eq!(sandbox.read(&ping("203.0.113.2")).await, "pong");
+    // And it goes on after a sleep.
+    hibernate(&daemon, &sandbox).await;
+    assert_eq!(sandbox.read(&reach("203.0.113.2", false)).await, "203.0.113.2 saw 198.51.100.1");
+    serve(&daemon, &sandbox, ECHO, "0.0.0.0", 3000).await;
+    let mut forward = Forward::open(&daemon, &sandbox, 3000).await.unwrap();
+    forward.send(b"in").await;
+    assert_eq!(forward.read(2).await, b"in", "the way in is the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_its_neighbours_and_private_networks_are_not() {
+    let Some(mut lab) = Lab::new() else { return };
+    let Some(daemon) = node(&mut lab).await else { return };
+    let (sandbox, neighbour) =
+        (sandbox_with(&daemon, nat()).await.unwrap(), sandbox_with(&daemon, nat()).await.unwrap());
+    serve(&daemon, &neighbour, ECHO, "0.0.0.0", 80).await;
+    let neighbour = neighbour.read("python3 -c \"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('203.0.113.2', 1)); print(s.getsockname()[0])\"").await;
+    assert!(neighbour.starts_with("198.18."), "{neighbour}");
+    let gateway = gateway(&sandbox).await;
+    for _ in 0..2 {
+        for address in [
+            "198.51.100.1",
+            "10.9.0.1",
+            &gateway,
+            &neighbour,
+            "10.9.0.2",
+            "169.254.169.254",
+            "fd00:ec2::254",
+            // A name that is bound to a private address.
+            "rebound.test",
+        ] {
+            for udp in [false, true] {
+                let said = sandbox.read(&reach(address, udp)).await;
+                assert!(said.starts_with("failed: "), "{address} {said}");
+                assert!(!said.contains("timed out") || udp, "refused at once: {address} {said}");
+            }
+            if !address.contains(':') {
+                let said = sandbox.read(&ping(address)).await;
+                assert!(said.starts_with("failed: "), "{address} {said}");
+            }
+        }
+        // And so after a wake.
+        hibernate(&daemon, &sandbox).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_from_the_world_gets_in_and_nobody_takes_another_address() {
+    let Some(mut lab) = Lab::new() else { return };
+    let Some(daemon) = node(&mut lab).await else { return };
+    let sandbox = sandbox_with(&daemon, nat()).await.unwrap();
+    serve(&daemon, &sandbox, ECHO, "0.0.0.0", 80).await;
+    for line in ["ip address add 198.18.0.77/32 dev eth0", "ip link set eth0 down", "ip route flush all"] {
+        let outcome = sandbox.bash(line).await;
+        assert_ne!(outcome.code(), Some(0), "{line}");
+    }
+    let reach = "import socket; s = socket.create_connection(('198.18.0.2', 80), 3); print('in')";
+    assert_eq!(lab.in_world(&["ip", "route", "add", "198.18.0.0/16", "via", "198.51.100.1"]), "");
+    assert_eq!(lab.in_world(&["python3", "-c", reach]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_listed_is_reached_though_it_is_private() {
+    let Some(mut lab) = Lab::new() else { return };
+    if !has_python() {
+        return;
+    }
+    lab.serve(WORLD);
+    let Some(daemon) = lab.daemon("[network]\nreachable = ['10.9.0.2/32']\n").await else { return };
+    let sandbox = sandbox_with(&daemon, nat()).await.unwrap();
+    assert_eq!(sandbox.read(&reach("10.9.0.2", false)).await, "10.9.0.2 saw 10.9.0.1");
+    assert!(sandbox.read(&reach("10.9.0.1", false)).await.starts_with("failed: "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_leave_no_link_rule_address_or_route() {
+    let Some(lab) = Lab::new() else { return };
+    let Some(daemon) = lab.daemon("").await else { return };
+    assert_eq!(traces(&lab), "");
+    for _ in 0..4 {
+        let making = (0..25).map(|_| sandbox_with(&daemon, nat()));
+        let sandboxes: Vec<Sandbox> = futures_util::future::try_join_all(making).await.unwrap();
+        let traces_now = traces(&lab);
+        let addresses = traces_now.lines().filter(|line| line.contains("198.18.")).count();
+        assert_eq!(addresses, 1 + 25, "the gateway and a route each");
+        futures_util::future::try_join_all(sandboxes.iter().map(Sandbox::destroy)).await.unwrap();
+        assert_eq!(traces(&lab), "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_daemon_left_is_gone_after_the_next_start() {
+    let Some(lab) = Lab::new() else { return };
+    let Some(mut daemon) = lab.daemon("").await else { return };
+    let _sandbox = sandbox_with(&daemon, nat()).await.unwrap();
+    assert!(traces(&lab).contains("table ip hd"), "{}", traces(&lab));
+    daemon.kill_and_restart().await;
+    for sandbox in daemon
+        .sandboxes()
+        .list(handsd::api::proto::ListSandboxesRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .sandboxes
+    {
+        let request = handsd::api::proto::DestroySandboxRequest { sandbox_id: sandbox.id };
+        daemon.sandboxes().destroy(request).await.unwrap();
+    }
+    eventually(SOON, || async { expect(traces(&lab).is_empty(), traces(&lab)) }).await;
+    // And another can be made.
+    sandbox_with(&daemon, nat()).await.unwrap().destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_it_the_request_is_refused_by_name() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let host = Network { mode: Mode::Host.into(), allow: Vec::new() };
+    let refused = sandbox_with(&daemon, host).await.unwrap_err();
+    assert_eq!(reason(&refused), "NETWORK_UNSUPPORTED");
+    let Some(daemon) = Daemon::start_configured("network.ceiling = 'host'").await else { return };
+    let host = Network { mode: Mode::Host.into(), allow: Vec::new() };
+    let request = CreateSandboxRequest { network: Some(host), ..Default::default() };
+    let refused = daemon.sandboxes().create(request).await.unwrap_err();
+    assert_eq!(reason(&refused), "NETWORK_UNSUPPORTED");
+    assert!(refused.message().contains("native engine"), "{}", refused.message());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_refuses_what_a_name_is_bound_to() {
+    let Some(mut lab) = Lab::new() else { return };
+    let Some(daemon) = node(&mut lab).await else { return };
+    let sandbox = sandbox_with(&daemon, proxy(&["*"])).await.unwrap();
+    let ask = |name: &str| {
+        format!(
+            "printf 'CONNECT {name}:80 HTTP/1.1\\r\\n\\r\\n' > ask; exec 3<>/dev/tcp/127.0.0.1/7422; cat ask >&3; head -n 1 <&3"
+        )
+    };
+    assert_eq!(sandbox.read(&ask("world.test")).await, "HTTP/1.1 200 Connection established");
+    for name in ["private.test", "rebound.test", "node.test", "metadata.test", "localhost"] {
+        assert_eq!(sandbox.read(&ask(name)).await, "HTTP/1.1 403 Forbidden", "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_is_cloned_through_the_proxy_and_by_nat() {
+    let Some(mut lab) = Lab::new() else { return };
+    if !has_python() || !has_git(&lab) {
+        return;
+    }
+    lab.serve(REGISTRY);
+    let Some(daemon) = lab.daemon("").await else { return };
+    let proxied = sandbox_with(&daemon, proxy(&["world.test:8000"])).await.unwrap();
+    let direct = sandbox_with(&daemon, nat()).await.unwrap();
+    for (sandbox, host) in [(&proxied, "world.test"), (&direct, "198.51.100.2")] {
+        let cloned = sandbox
+            .bash(&format!("HOME=/tmp git clone -q http://{host}:8000/repository.git && cat repository/greeting"))
+            .await;
+        assert_eq!(cloned.stdout_text(), "hello\n", "{host}: {}", cloned.stderr_text());
+    }
+}
+
+/// Files over HTTP.
+const REGISTRY: &str = r#"
+import http.server, threading
+server = http.server.ThreadingHTTPServer(("198.51.100.2", 8000), http.server.SimpleHTTPRequestHandler)
+print("ready")
+server.serve_forever()
+"#;
+
+/// Makes a repository in the lab's files, if git is here to make and to clone it.
+fn has_git(lab: &Lab) -> bool {
+    let line = "set -e; git init -q work; cd work; echo hello > greeting; git add .; \
+                git -c user.name=a -c user.email=a@b commit -qm first; cd ..; \
+                git clone -q --bare work repository.git; git -C repository.git update-server-info";
+    let made = std::process::Command::new("sh").args(["-c", line]).current_dir(lab.files()).status();
+    let has = made.is_ok_and(|status| status.success());
+    if !has {
+        println!("skipped: there is no git to make a repository with");
+    }
+    has
+}
