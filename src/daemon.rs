@@ -119,6 +119,8 @@ pub enum DaemonError {
 pub struct Daemon {
     sandboxes: Sandboxes,
     sessions: Sessions,
+    /// Told when a caller wants the daemon to end.
+    end: CancellationToken,
     servers: JoinSet<()>,
     stop: CancellationToken,
     health: tonic_health::server::HealthReporter,
@@ -154,6 +156,7 @@ impl Daemon {
         let contents = config.state_dir.join("content");
         let sessions = Sessions::open(store, sandboxes.clone(), contents).await.map_err(DaemonError::Sessions)?;
         let (health, health_service) = tonic_health::server::health_reporter();
+        let end = CancellationToken::new();
         let deadlines = Deadlines { default: config.run.timeout, max: config.run.max_timeout };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -165,7 +168,7 @@ impl Daemon {
             .add_service(sized(HandsServer::new(HandsService::new(sandboxes.clone(), deadlines))))
             .add_service(SandboxesServer::new(SandboxesService::new(sandboxes.clone())))
             .add_service(SessionsServer::new(SessionsService::new(sessions.clone())))
-            .add_service(NodeServer::new(NodeService::new(info.clone(), sandboxes.clone())))
+            .add_service(NodeServer::new(NodeService::new(info.clone(), sandboxes.clone(), end.clone())))
             .add_service(health_service)
             .add_service(reflection);
         health.set_serving::<HandsServer<HandsService>>().await;
@@ -175,6 +178,7 @@ impl Daemon {
         let mut daemon = Self {
             sandboxes,
             sessions,
+            end,
             servers: JoinSet::new(),
             stop: CancellationToken::new(),
             health,
@@ -252,6 +256,11 @@ impl Daemon {
             tasks.close();
             tasks.wait().await;
         });
+    }
+
+    /// Waits until a caller wants the daemon to end. Cancel-safe.
+    pub async fn told_to_end(&self) {
+        self.end.cancelled().await;
     }
 
     /// Removes all sandboxes, and makes no more.

@@ -142,6 +142,7 @@ async fn serve(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = daemon.told_to_end() => break,
             _ = hangup.recv() => {}
         }
         match reload(&mut daemon, &load, filter) {

@@ -6,6 +6,7 @@
 //! | `runs` | commands, input, events and exits |
 //! | `files` | paths, ranges and file infos |
 //! | `network` | networks and ports |
+//! | `node` | the events of the node, and how it is emptied |
 //! | [`sessions`] | agents, sessions, turns and events |
 //!
 //! What they share is here: ids, environments, bounds.
@@ -18,12 +19,14 @@ use crate::ids::{RunId, SandboxId};
 
 mod files;
 mod network;
+mod node;
 mod runs;
 mod sandboxes;
 pub mod sessions;
 
 pub use files::{file_info, list_options, mode, path, read_range, write_options};
 pub use network::{network, port, ports};
+pub use node::{drain_progress, node_event, patience};
 pub use runs::{Deadlines, InputAction, MAX_CHUNK, check_chunk, command, event, exited, grace, input, run, signal};
 pub use sandboxes::{idle_timeout, limits, sandbox, sandbox_page, tier, wish};
 

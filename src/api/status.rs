@@ -126,6 +126,7 @@ impl From<SandboxError> for Fault {
             SandboxError::Busy(_) => (Code::FailedPrecondition, ErrorReason::SandboxBusy),
             SandboxError::Guest(_) => (Code::Internal, ErrorReason::SandboxCreateFailed),
             SandboxError::Destroy { .. } => (Code::Internal, ErrorReason::InternalFault),
+            SandboxError::Draining => (Code::Unavailable, ErrorReason::NodeDraining),
             SandboxError::WakesFull => (Code::ResourceExhausted, ErrorReason::TooManyRequests),
             SandboxError::Store { source: StoreError::Full { .. }, .. } => {
                 (Code::ResourceExhausted, ErrorReason::DiskFull)
@@ -171,6 +172,20 @@ fn image_fault(error: &ImageError, message: String) -> Fault {
         ImageError::Io { .. } => (Code::Internal, ErrorReason::SandboxCreateFailed),
     };
     Fault::new(code, reason, message)
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        let message = chain(&error).to_string();
+        match error {
+            StoreError::Expired { .. } => Self::new(Code::OutOfRange, ErrorReason::EventsExpired, message),
+            StoreError::Ahead { newest } => {
+                Self::argument("after_seq", format!("is beyond the newest event, {newest}"))
+            }
+            StoreError::Gone => Self::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
+            _ => Self::new(Code::Internal, ErrorReason::InternalFault, message),
+        }
+    }
 }
 
 impl From<ForwardError> for Fault {

@@ -213,6 +213,8 @@ pub const RPCS: &[(&str, Role)] = &[
     ("/hands.v1.Hands/Rename", Role::Operator),
     ("/hands.v1.Hands/Stat", Role::Operator),
     ("/hands.v1.Hands/Write", Role::Operator),
+    ("/hands.v1.Node/Drain", Role::Admin),
+    ("/hands.v1.Node/Events", Role::Reader),
     ("/hands.v1.Node/Info", Role::Reader),
     ("/hands.v1.Sandboxes/Create", Role::Operator),
     ("/hands.v1.Sandboxes/Destroy", Role::Operator),

@@ -380,6 +380,9 @@ impl Driver {
             _ => return Err(self.not_running()),
         };
         let tools = Arc::clone(&self.tools);
+        if tools.draining.is_cancelled() {
+            return Err(SandboxError::Draining);
+        }
         let permit = timeout(WAKE_QUEUE_DEADLINE, tools.wakes.acquire()).await;
         let _permit = permit.map_err(|_| SandboxError::WakesFull)?.map_err(|_| SandboxError::ShuttingDown)?;
         self.intend(Observation::WakeBegun).await?;

@@ -20,7 +20,7 @@ pub struct Activity {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Told when the last lease is returned and the driver waits for that.
+    /// Told when the last lease is returned.
     returned: Notify,
 }
 
@@ -29,7 +29,6 @@ struct State {
     leases: usize,
     last: Instant,
     asleep: bool,
-    driver_waits: bool,
 }
 
 /// Somebody uses the sandbox.
@@ -42,7 +41,7 @@ impl Activity {
     /// Of a sandbox that nobody can use yet.
     #[must_use]
     pub fn new() -> Self {
-        let state = State { leases: 0, last: Instant::now(), asleep: true, driver_waits: false };
+        let state = State { leases: 0, last: Instant::now(), asleep: true };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), returned: Notify::new() }) }
     }
 
@@ -86,16 +85,18 @@ impl Activity {
     /// Waits until nobody has used the sandbox for `timeout`. Cancel-safe.
     pub async fn idle(&self, timeout: Duration) {
         loop {
+            // Heard from here on, so that a return after the look is not missed.
+            let mut returned = std::pin::pin!(self.shared.returned.notified());
+            returned.as_mut().enable();
             let until = {
-                let mut state = self.shared.lock();
-                state.driver_waits = state.leases > 0;
-                (!state.driver_waits).then(|| state.last + timeout)
+                let state = self.shared.lock();
+                (state.leases == 0).then(|| state.last + timeout)
             };
             match until {
                 Some(until) if until <= Instant::now() => return,
                 // Use in the meantime is seen then; it does not have to wake us each time.
                 Some(until) => sleep_until(until).await,
-                None => self.shared.returned.notified().await,
+                None => returned.await,
             }
         }
     }
@@ -119,8 +120,8 @@ impl Drop for Lease {
         let mut state = self.shared.lock();
         state.leases -= 1;
         state.last = Instant::now();
-        if state.leases == 0 && state.driver_waits {
-            self.shared.returned.notify_one();
+        if state.leases == 0 {
+            self.shared.returned.notify_waiters();
         }
     }
 }
@@ -148,6 +149,14 @@ mod tests {
         activity.idle(TIMEOUT).await;
         assert_eq!(before.elapsed(), TIMEOUT);
         assert!(activity.close_if_idle(TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_for_the_last_lease_hear_of_its_return() {
+        let activity = awake();
+        let lease = activity.lease().unwrap();
+        let both = async { tokio::join!(activity.idle(Duration::ZERO), activity.idle(Duration::ZERO)) };
+        tokio::join!(both, async { drop(lease) });
     }
 
     #[tokio::test(start_paused = true)]

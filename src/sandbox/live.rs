@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::idle::Activity;
 use super::record::Record;
@@ -27,6 +28,8 @@ pub struct Tools {
     pub wakes: Semaphore,
     /// This boot of the node.
     pub boot: String,
+    /// From when the node is emptied.
+    pub draining: CancellationToken,
 }
 
 /// What there is of a sandbox's processes.

@@ -22,9 +22,11 @@ use crate::image::ImageRef;
 use crate::network::policy::{Beyond, Bounds, Policy};
 use crate::network::{Network, Outside};
 use crate::store::StoreError;
+use crate::telemetry::chain;
 use state::{Failure, Phase, Tier};
 
 mod connection;
+mod drain;
 mod driver;
 mod idle;
 mod live;
@@ -36,6 +38,7 @@ mod registry;
 pub mod state;
 
 pub use connection::{Connection, ForwardError};
+pub use drain::Progress;
 pub use idle::Lease;
 pub use reconcile::{reconcile, strangers};
 pub use registry::Sandboxes;
@@ -246,6 +249,9 @@ pub enum SandboxError {
         /// Asked for.
         asked: &'static str,
     },
+    /// The node is being emptied.
+    #[error("the node is being drained: it makes and wakes no sandboxes")]
+    Draining,
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -322,6 +328,20 @@ impl Sandbox {
     /// [`SandboxError::Busy`], [`SandboxError::NotRunning`], [`SandboxError::Engine`], [`SandboxError::Store`].
     pub async fn hibernate(&self, tier: Tier) -> Result<(), SandboxError> {
         self.order(|reply| Order::Hibernate(tier, reply)).await
+    }
+
+    /// Puts it to sleep as soon as nobody uses it. One that cannot be put to sleep stays as it is.
+    async fn retire(&self) {
+        loop {
+            match self.hibernate(Tier::Frozen).await {
+                Err(SandboxError::Busy(_)) => self.activity.idle(Duration::ZERO).await,
+                Err(error) => {
+                    tracing::warn!(sandbox.id = %self.profile.id, error = %chain(&error), "a sandbox stays awake");
+                    return;
+                }
+                Ok(()) => return,
+            }
+        }
     }
 
     /// Wakes it, and waits until it is awake. All who ask at the same time share one wake.

@@ -22,6 +22,9 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// Removals in one pass.
 const MOST: usize = 16;
 
+/// Events of the node that are kept, at least: two weeks of a busy one, some 30 MB.
+const EVENTS_KEPT: usize = 100_000;
+
 /// How long the removal of one sandbox holds up the rest.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(90);
 
@@ -63,6 +66,9 @@ async fn pass(sandboxes: &Sandboxes, suspects: &mut Suspects) -> Result<(), Engi
     for id in suspects.pass(present, |id| sandboxes.get(id).is_ok()) {
         tracing::warn!(sandbox.id = %id, "removing a sandbox that nobody knows");
         remove(engine, &id).await?;
+    }
+    if let Err(error) = sandboxes.store().trim_events(EVENTS_KEPT).await {
+        tracing::warn!(error = %chain(&error), "old events of the node could not be forgotten");
     }
     for sandbox in sandboxes.failed(FailureKind::Remove).into_iter().take(MOST) {
         // The driver logs how it goes, and goes on if this does not wait any longer.

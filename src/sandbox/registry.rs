@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::driver::{Beginning, Driver};
@@ -57,7 +58,7 @@ impl Sandboxes {
     ) -> Result<Self, StoreError> {
         let wakes = Semaphore::new(defaults.max_wakes);
         let records = store.sandboxes().await?;
-        let tools = Arc::new(Tools { engine, store, defaults, wakes, boot });
+        let tools = Arc::new(Tools { engine, store, defaults, wakes, boot, draining: CancellationToken::new() });
         let shared =
             Shared { tools, table: Mutex::default(), drivers: TaskTracker::new(), added: watch::Sender::new(0) };
         let this = Self { shared: Arc::new(shared) };
@@ -83,6 +84,16 @@ impl Sandboxes {
     #[must_use]
     pub fn defaults(&self) -> &Defaults {
         &self.shared.tools.defaults
+    }
+
+    /// From when the node is emptied.
+    pub(super) fn draining(&self) -> &CancellationToken {
+        &self.shared.tools.draining
+    }
+
+    /// Has a task done that nobody waits for, and that ends with the sandboxes.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.shared.drivers.spawn(task);
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -120,6 +131,9 @@ impl Sandboxes {
         let Tools { engine, defaults, boot, .. } = &*self.shared.tools;
         if table.closed {
             return Err(SandboxError::ShuttingDown);
+        }
+        if self.draining().is_cancelled() {
+            return Err(SandboxError::Draining);
         }
         if table.sandboxes.len() >= defaults.max_sandboxes {
             return Err(SandboxError::TooMany { limit: defaults.max_sandboxes });

@@ -230,6 +230,17 @@ impl Daemon {
         self.restart().await;
     }
 
+    /// The same of one that ends by itself.
+    pub async fn replace_ended(&mut self) {
+        eventually(SOON, || {
+            let status = self.process.try_wait().expect("it is ours");
+            std::future::ready(super::expect(status.is_some_and(|status| status.success()), format!("{status:?}")))
+        })
+        .await;
+        self.options.durable = false;
+        self.restart().await;
+    }
+
     /// Starts it again after [`Daemon::kill`].
     pub async fn restart(&mut self) {
         self.process = spawn(self.directory.path(), &self.options);

@@ -9,7 +9,7 @@ use crate::api::proto::{self, ErrorReason};
 use crate::api::status::Fault;
 use crate::engine::Limits;
 use crate::ids::SandboxId;
-use crate::sandbox::state::{FailureKind, Phase, Tier};
+use crate::sandbox::state::{Failure, FailureKind, Phase, Tier};
 use crate::sandbox::{IdleTimeout, Sandbox, Snapshot, Wish};
 
 /// Most bytes of a sandbox's environment.
@@ -168,16 +168,9 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
         network_usage: snapshot.network.as_ref().map(|network| network_usage(network.usage())),
         created_at: Some(profile.created_at.into()),
         engine: profile.engine.clone(),
-        failure: snapshot.phase.failure().map(|failure| proto::Failure {
-            reason: failure_reason(failure.kind).as_str_name().to_owned(),
-            message: failure.message.to_string(),
-        }),
+        failure: snapshot.phase.failure().map(failure),
         running: u32::try_from(running).unwrap_or(u32::MAX),
-        tier: match snapshot.phase.tier() {
-            Some(Tier::Frozen) => proto::Tier::Frozen.into(),
-            Some(Tier::Stopped) => proto::Tier::Stopped.into(),
-            None => proto::Tier::Unspecified.into(),
-        },
+        tier: tier_message(snapshot.phase.tier()).into(),
         idle_timeout: match snapshot.idle {
             IdleTimeout::After(timeout) => prost_types::Duration::try_from(timeout).ok(),
             IdleTimeout::Never => None,
@@ -196,6 +189,23 @@ fn phase(phase: &Phase) -> proto::Phase {
         Phase::Failed(_) => proto::Phase::Failed,
         Phase::Destroying => proto::Phase::Destroying,
         Phase::Destroyed => proto::Phase::Destroyed,
+    }
+}
+
+/// How deep it sleeps.
+pub(super) fn tier_message(tier: Option<Tier>) -> proto::Tier {
+    match tier {
+        Some(Tier::Frozen) => proto::Tier::Frozen,
+        Some(Tier::Stopped) => proto::Tier::Stopped,
+        None => proto::Tier::Unspecified,
+    }
+}
+
+/// Why it is not running.
+pub(super) fn failure(failure: &Failure) -> proto::Failure {
+    proto::Failure {
+        reason: failure_reason(failure.kind).as_str_name().to_owned(),
+        message: failure.message.to_string(),
     }
 }
 

@@ -159,7 +159,7 @@ pub fn data(mut fields: Value, bytes: &[u8]) -> Value {
     fields
 }
 
-fn time(time: Option<prost_types::Timestamp>) -> Option<String> {
+pub fn time(time: Option<prost_types::Timestamp>) -> Option<String> {
     let time = SystemTime::try_from(time?).ok()?;
     // humantime writes no years before 1970 or after 9999: a hostile mtime must not be our panic.
     let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;

@@ -12,6 +12,7 @@ mod forward;
 mod input;
 mod json;
 mod network;
+mod node;
 mod output;
 mod runs;
 mod sandboxes;
@@ -117,6 +118,8 @@ enum Command {
     Allow(network::AllowArgs),
     /// Shows what the node is, can do and cannot
     Info(sandboxes::InfoArgs),
+    Events(node::EventsArgs),
+    Drain(node::DrainArgs),
     /// Prints completions, such as: hands completion bash > /etc/bash_completion.d/hands
     Completion {
         /// Whose
@@ -199,6 +202,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Wake(args) => sandboxes::wake(&context, args).await,
         Command::Destroy(args) => sandboxes::destroy(&context, args).await,
         Command::Info(args) => sandboxes::info(&context, args).await,
+        Command::Events(args) => node::events(&context, args).await,
+        Command::Drain(args) => node::drain(&context, args).await,
         Command::Kill(args) => runs::kill(&context, args).await,
         Command::Runs(args) => runs::runs(&context, args).await,
         Command::Read(args) => files::read(&context, args).await,

@@ -1,0 +1,108 @@
+//! The node as a whole: its events, and emptying it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use handsd::api::proto::{
+    DrainRequest, HibernateSandboxRequest, ListSandboxesRequest, NodeEvent, NodeEventsRequest, Phase,
+};
+use tonic::Code;
+
+use support::{Daemon, Options, SOON, Sandbox, argv, duration, eventually, expect, field, process, reason, shell};
+
+mod support;
+
+async fn events(daemon: &Daemon, after_seq: u64) -> Vec<NodeEvent> {
+    let request = NodeEventsRequest { after_seq, follow: false };
+    let mut stream = daemon.node().events(request).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    while let Some(event) = stream.message().await.unwrap() {
+        events.push(event);
+    }
+    events
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_change_of_a_sandbox_is_an_event_over_restarts_and_none_is_lost_or_doubled() {
+    let Some(mut daemon) = Daemon::start().await else { return };
+    let sandbox = daemon.sandbox().await;
+    let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone(), ..Default::default() };
+    daemon.sandboxes().hibernate(request).await.unwrap();
+    daemon.kill_and_restart().await;
+    let sandbox = sandbox.through(&daemon);
+    assert_eq!(sandbox.read("echo awake").await, "awake");
+    process::kill(daemon.init(&sandbox));
+    eventually(SOON, || async { expect(sandbox.get().await.unwrap().phase() == Phase::Crashed, "it lives") }).await;
+    daemon.kill_and_restart().await;
+    sandbox.through(&daemon).destroy().await.unwrap();
+
+    let all = eventually(SOON, || async {
+        let all = events(&daemon, 0).await;
+        expect(all.last().is_some_and(|event| event.kind == "sandbox.destroyed"), format!("{all:?}")).map(|()| all)
+    })
+    .await;
+    let kinds: Vec<&str> = all.iter().map(|event| event.kind.strip_prefix("sandbox.").unwrap()).collect();
+    let expected =
+        ["creating", "running", "hibernating", "hibernated", "waking", "running", "crashed", "destroying", "destroyed"];
+    assert_eq!(kinds, expected);
+    assert!(all.iter().map(|event| event.seq).eq(1..=all.len() as u64));
+    assert!(all.windows(2).all(|two| two[0].generation < two[1].generation && two[0].sandbox_id == two[1].sandbox_id));
+    assert_eq!(all[6].failure.as_ref().unwrap().reason, "SANDBOX_LOST");
+    assert_eq!(events(&daemon, 4).await, all[4..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_hears_what_comes_and_a_cursor_that_is_none_is_refused() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let mut following =
+        daemon.node().events(NodeEventsRequest { after_seq: 0, follow: true }).await.unwrap().into_inner();
+    let sandbox = daemon.sandbox().await;
+    for (seq, kind) in [(1, "sandbox.creating"), (2, "sandbox.running")] {
+        let event = following.message().await.unwrap().unwrap();
+        assert_eq!((event.seq, event.kind.as_str(), event.sandbox_id.as_str()), (seq, kind, sandbox.id.as_str()));
+    }
+    let beyond = daemon.node().events(NodeEventsRequest { after_seq: 1000, follow: false }).await.unwrap_err();
+    assert_eq!((beyond.code(), field(&beyond).as_str()), (Code::InvalidArgument, "after_seq"));
+}
+
+// 41
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_drained_makes_and_wakes_nothing_and_ends_when_all_sleep() {
+    let Some(mut daemon) = Daemon::start_with(Options { durable: true, ..Options::default() }).await else { return };
+    let (idle, busy) = (daemon.sandbox().await, daemon.sandbox().await);
+    let run = busy.start(shell("mkfifo go; echo ready; read x < go; echo went")).await.unwrap();
+    let fifo = format!("/proc/{}/root/workspace/go", daemon.init(&busy));
+    let mut progress = daemon.node().drain(DrainRequest { timeout: None, stop: true }).await.unwrap().into_inner();
+    while progress.message().await.unwrap().unwrap().awake > 1 {}
+    assert_eq!(idle.get().await.unwrap().phase(), Phase::Hibernated);
+    let refused = Sandbox::create(&daemon, Default::default()).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "NODE_DRAINING"));
+    assert_eq!(reason(&idle.run(argv(&["true"])).await.unwrap_err()), "NODE_DRAINING");
+    std::fs::write(fifo, "\n").unwrap();
+    assert_eq!(run.finish().await.unwrap().stdout_text(), "ready\nwent\n");
+    let mut last = None;
+    while let Ok(Some(now)) = progress.message().await {
+        last = Some(now);
+    }
+    assert!(last.is_some_and(|last| last.done && last.awake == 0), "{last:?}");
+    daemon.replace_ended().await;
+    let listed = daemon.sandboxes().list(ListSandboxesRequest::default()).await.unwrap().into_inner().sandboxes;
+    let phases: BTreeMap<String, Phase> = listed.iter().map(|it| (it.id.clone(), it.phase())).collect();
+    assert_eq!(phases, [idle, busy].map(|it| (it.id, Phase::Hibernated)).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_in_use_when_the_time_is_up_goes_on() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let sandbox = daemon.sandbox().await;
+    let run = sandbox.start(argv(&["sleep", "1000"])).await.unwrap();
+    let request = DrainRequest { timeout: duration(Duration::from_millis(100)), stop: false };
+    let mut progress = daemon.node().drain(request).await.unwrap().into_inner();
+    let mut last = None;
+    while let Some(now) = progress.message().await.unwrap() {
+        last = Some(now);
+    }
+    assert!(last.is_some_and(|last| last.done && (last.awake, last.running) == (1, 1)), "{last:?}");
+    assert!(sandbox.get_run(run.id()).await.unwrap().exited.is_none());
+}
