@@ -143,6 +143,116 @@ pub fn file(file: &proto::FileInfo) -> Value {
     })
 }
 
+/// An agent.
+pub fn agent(agent: &proto::Agent) -> Value {
+    json!({
+        "id": agent.id,
+        "name": agent.name,
+        "runtime": agent.runtime,
+        "model": agent.model,
+        "prompt": agent.prompt,
+        "limits": agent.limits.as_ref().map(session_limits),
+        "image": agent.image,
+        "revision": agent.revision,
+        "created_at": time(agent.created_at),
+    })
+}
+
+fn session_limits(limits: &proto::SessionLimits) -> Value {
+    json!({ "turns": limits.turns, "turn_seconds": limits.turn_seconds, "tokens": limits.tokens })
+}
+
+/// A session.
+pub fn session(session: &proto::Session) -> Value {
+    json!({
+        "id": session.id,
+        "status": session.status().as_str_name(),
+        "head": session.head,
+        "agent": session.agent.as_ref().map(agent),
+        "limits": session.limits.as_ref().map(session_limits),
+        "metadata": structure(session.metadata.as_ref()),
+        "key": session.key,
+        "created_at": time(session.created_at),
+        "active_turn": session.active_turn.as_ref().map(turn),
+        "last_turn": session.last_turn.as_ref().map(turn),
+        "usage": session.usage.as_ref().map(usage),
+        "active_ms": session.active_ms,
+        "turns": session.turns,
+        "brain_sandbox_id": session.brain_sandbox_id,
+        "hands_sandbox_id": session.hands_sandbox_id,
+        "failure": session.failure.as_ref().map(failure),
+    })
+}
+
+/// A turn of a session.
+pub fn turn(turn: &proto::Turn) -> Value {
+    json!({
+        "id": turn.id,
+        "number": turn.number,
+        "input_from_seq": turn.input_from_seq,
+        "input_to_seq": turn.input_to_seq,
+        "started_at": time(turn.started_at),
+        "completed_at": time(turn.completed_at),
+        "yield_reason": turn.yield_reason,
+        "attempts": turn.attempts,
+        "usage": turn.usage.as_ref().map(usage),
+        "failure": turn.failure.as_ref().map(failure),
+        "result_event_id": turn.result_event_id,
+    })
+}
+
+fn usage(usage: &proto::SessionUsage) -> Value {
+    json!({
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
+        "cache_read_input_tokens": usage.cache_read_input_tokens,
+        "tokens": usage.tokens,
+    })
+}
+
+fn failure(failure: &proto::SessionFailure) -> Value {
+    json!({ "code": failure.code, "message": failure.message })
+}
+
+/// An event of a session.
+pub fn session_event(event: &proto::SessionEvent) -> Value {
+    json!({
+        "id": event.id,
+        "seq": event.seq,
+        "at": time(event.at),
+        "session_id": event.session_id,
+        "level": event.level().as_str_name(),
+        "type": event.r#type,
+        "actor": { "type": event.actor_type, "id": event.actor_id },
+        "turn_id": event.turn_id,
+        "body": structure(event.body.as_ref()),
+        "refs": structure(event.refs.as_ref()),
+        "content_bytes": event.content_bytes,
+    })
+}
+
+/// A structure as the object that it is; null if there is none.
+pub fn structure(value: Option<&prost_types::Struct>) -> Value {
+    let Some(value) = value else { return Value::Null };
+    value.fields.iter().map(|(key, value)| (key.clone(), plain(value))).collect()
+}
+
+fn plain(value: &prost_types::Value) -> Value {
+    use prost_types::value::Kind;
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::BoolValue(is)) => (*is).into(),
+        // All numbers of the wire are floats; one that is whole is shown so.
+        #[expect(clippy::cast_possible_truncation, reason = "whole, and within what a float has exactly")]
+        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < 9e15 => (*number as i64).into(),
+        Some(Kind::NumberValue(number)) => (*number).into(),
+        Some(Kind::StringValue(text)) => text.as_str().into(),
+        Some(Kind::StructValue(value)) => structure(Some(value)),
+        Some(Kind::ListValue(list)) => list.values.iter().map(plain).collect(),
+    }
+}
+
 /// The object with "event" before its other fields.
 pub fn tagged(event: &str, mut fields: Value) -> Value {
     fields["event"] = event.into();

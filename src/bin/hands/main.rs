@@ -16,6 +16,7 @@ mod node;
 mod output;
 mod runs;
 mod sandboxes;
+mod sessions;
 mod signals;
 mod terminal;
 mod transfer;
@@ -28,6 +29,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use handsd::api::proto::hands_client::HandsClient;
 use handsd::api::proto::node_client::NodeClient;
 use handsd::api::proto::sandboxes_client::SandboxesClient;
+use handsd::api::proto::sessions_client::SessionsClient;
 use handsd::client::{self, Address, Channel, Credentials};
 
 use crate::events::Format;
@@ -116,6 +118,8 @@ enum Command {
     Ports(forward::PortsArgs),
     Forward(forward::ForwardArgs),
     Allow(network::AllowArgs),
+    Agent(sessions::AgentArgs),
+    Session(sessions::SessionArgs),
     /// Shows what the node is, can do and cannot
     Info(sandboxes::InfoArgs),
     Events(node::EventsArgs),
@@ -143,6 +147,11 @@ impl Context {
     /// Sandboxes.
     pub fn sandboxes(&self) -> SandboxesClient<Channel> {
         client::sandboxes(self.channel.clone())
+    }
+
+    /// Agents and sessions.
+    pub fn sessions(&self) -> SessionsClient<Channel> {
+        client::sessions(self.channel.clone())
     }
 
     /// The node itself.
@@ -204,6 +213,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Info(args) => sandboxes::info(&context, args).await,
         Command::Events(args) => node::events(&context, args).await,
         Command::Drain(args) => node::drain(&context, args).await,
+        Command::Agent(args) => sessions::agent(&context, args).await,
+        Command::Session(args) => sessions::session(&context, args).await,
         Command::Kill(args) => runs::kill(&context, args).await,
         Command::Runs(args) => runs::runs(&context, args).await,
         Command::Read(args) => files::read(&context, args).await,

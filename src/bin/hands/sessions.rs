@@ -1,0 +1,422 @@
+//! Agents and sessions.
+
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use clap::{Subcommand, ValueEnum};
+use handsd::api::proto::session_event::Level as LevelMessage;
+use handsd::api::proto::{
+    Agent, ArchiveSessionRequest, CancelSessionRequest, CreateAgentRequest, CreateSessionRequest, EventsRequest,
+    GetAgentRequest, GetSessionRequest, ListAgentsRequest, ListSessionsRequest, ResultRequest, SendRequest, Session,
+    SessionEvent, SessionLimits, TurnsRequest, UpdateAgentRequest,
+};
+use serde_json::{Value, json};
+
+use crate::events::Format;
+use crate::output::{self, Align};
+use crate::{Context, json};
+
+/// Agents: who does the work of a session.
+#[derive(Debug, clap::Args)]
+pub struct AgentArgs {
+    #[command(subcommand)]
+    command: AgentCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AgentCommand {
+    /// Makes an agent, or finds the one that is the same
+    Create(CreateAgentArgs),
+    /// Shows an agent
+    Get(AgentName),
+    /// Lists the agents
+    List,
+    /// Changes an agent; sessions that were made before keep it as it was
+    Update(UpdateAgentArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateAgentArgs {
+    /// Its name, which no other agent has
+    name: String,
+    /// What thinks
+    #[arg(long, default_value = "script")]
+    runtime: String,
+    /// With which model
+    #[arg(long, default_value = "")]
+    model: String,
+    /// What it is told before everything else
+    #[arg(long, default_value = "")]
+    prompt: String,
+    /// What the sandbox of its hands is made of [default: the node's image]
+    #[arg(long, default_value = "")]
+    image: String,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct UpdateAgentArgs {
+    /// The agent: its id or name
+    agent: String,
+    /// Another model
+    #[arg(long)]
+    model: Option<String>,
+    /// Another prompt
+    #[arg(long)]
+    prompt: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct AgentName {
+    /// The agent: its id or name
+    agent: String,
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct LimitArgs {
+    /// Turns of a session [default: unbounded]
+    #[arg(long, value_name = "COUNT")]
+    turns: Option<u64>,
+    /// Seconds of one turn [default: 1800]
+    #[arg(long, value_name = "SECONDS")]
+    turn_seconds: Option<u64>,
+    /// Tokens of all turns together [default: unbounded]
+    #[arg(long, value_name = "COUNT")]
+    tokens: Option<u64>,
+}
+
+/// Durable sessions of agents.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hands agent create demo
+  ID=$(hands session create demo 'bash uname -a
+say done')
+  hands session events --follow $ID
+  hands session send $ID 'say again'
+  hands session result $ID")]
+pub struct SessionArgs {
+    #[command(subcommand)]
+    command: SessionCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SessionCommand {
+    /// Makes a session and prints its id
+    Create(CreateSessionArgs),
+    /// Gives a session a message; it wakes for it
+    Send(SendArgs),
+    /// Prints the events of a session
+    Events(EventArgs),
+    /// Shows a session
+    Get(SessionId),
+    /// Lists the sessions, newest first
+    List,
+    /// Has the turn that is under way end
+    Cancel(SessionId),
+    /// Ends a session; its log can still be read
+    Archive(SessionId),
+    /// Prints the last message of the last turn
+    Result(SessionId),
+    /// Lists the turns of a session, newest first
+    Turns(SessionId),
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateSessionArgs {
+    /// The agent: its id or name
+    agent: String,
+    /// The first message
+    #[arg(default_value = "")]
+    input: String,
+    /// A second create with the same key and request answers with the same session
+    #[arg(long, default_value = "")]
+    key: String,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct SendArgs {
+    /// The session
+    id: String,
+    /// The message
+    text: String,
+    /// The same key with the same message is the same message
+    #[arg(long, default_value = "")]
+    idempotency_key: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct EventArgs {
+    /// The session
+    id: String,
+    /// Go on with those that come
+    #[arg(short, long)]
+    follow: bool,
+    /// Only those behind this seq
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    after: u64,
+    /// Up to this level
+    #[arg(long, value_enum, default_value_t = Level::Internal)]
+    level: Level,
+    /// Only of this type; with .* at its end, of all that begin so
+    #[arg(long, value_name = "TYPE", default_value = "")]
+    r#type: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct SessionId {
+    /// The session
+    id: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Level {
+    User,
+    Progress,
+    Internal,
+    Output,
+}
+
+/// `hands agent`
+pub async fn agent(context: &Context, args: AgentArgs) -> anyhow::Result<()> {
+    let mut sessions = context.sessions();
+    match args.command {
+        AgentCommand::Create(CreateAgentArgs { name, runtime, model, prompt, image, limits }) => {
+            let limits = limits.message();
+            let request = CreateAgentRequest { name, runtime, model, prompt, image, limits };
+            let agent = sessions.create_agent(request).await?.into_inner();
+            show(context, json::agent(&agent), || format!("{}\n", agent.id))
+        }
+        AgentCommand::Get(AgentName { agent }) => {
+            let agent = sessions.get_agent(GetAgentRequest { agent }).await?.into_inner();
+            show(context, json::agent(&agent), || describe_agent(&agent))
+        }
+        AgentCommand::Update(UpdateAgentArgs { agent, model, prompt }) => {
+            let request = UpdateAgentRequest { agent, model, prompt, limits: None };
+            let agent = sessions.update_agent(request).await?.into_inner();
+            show(context, json::agent(&agent), || describe_agent(&agent))
+        }
+        AgentCommand::List => {
+            let mut agents = Vec::new();
+            let mut request = ListAgentsRequest::default();
+            loop {
+                let page = sessions.list_agents(request.clone()).await?.into_inner();
+                agents.extend(page.agents);
+                if page.next_page_token.is_empty() {
+                    break;
+                }
+                request.page_token = page.next_page_token;
+            }
+            show(context, agents.iter().map(json::agent).collect(), || agent_table(&agents))
+        }
+    }
+}
+
+/// `hands session`
+pub async fn session(context: &Context, args: SessionArgs) -> anyhow::Result<()> {
+    let mut sessions = context.sessions();
+    match args.command {
+        SessionCommand::Create(CreateSessionArgs { agent, input, key, limits }) => {
+            let limits = limits.message();
+            let request = CreateSessionRequest { agent, input, key, limits, ..Default::default() };
+            let session = sessions.create(request).await?.into_inner();
+            show(context, json::session(&session), || format!("{}\n", session.id))
+        }
+        SessionCommand::Send(SendArgs { id, text, idempotency_key }) => {
+            let request = SendRequest { session_id: id, text, idempotency_key, ..Default::default() };
+            let sent = sessions.send(request).await?.into_inner();
+            let value = json!({ "event_id": sent.event_id, "seq": sent.seq, "replayed": sent.replayed });
+            show(context, value, || format!("{}\n", sent.seq))
+        }
+        SessionCommand::Events(args) => events(context, args).await,
+        SessionCommand::Get(SessionId { id }) => {
+            let session = sessions.get(GetSessionRequest { session_id: id }).await?.into_inner();
+            show(context, json::session(&session), || describe(&session, SystemTime::now()))
+        }
+        SessionCommand::List => list(context).await,
+        SessionCommand::Cancel(SessionId { id }) => {
+            let session = sessions.cancel(CancelSessionRequest { session_id: id }).await?.into_inner();
+            show(context, json::session(&session), || describe(&session, SystemTime::now()))
+        }
+        SessionCommand::Archive(SessionId { id }) => {
+            let session = sessions.archive(ArchiveSessionRequest { session_id: id }).await?.into_inner();
+            show(context, json::session(&session), || describe(&session, SystemTime::now()))
+        }
+        SessionCommand::Result(SessionId { id }) => {
+            let found = sessions.result(ResultRequest { session_id: id }).await?.into_inner();
+            let event = found.result.as_ref();
+            let value = json!({
+                "last_turn": found.last_turn.as_ref().map(json::turn),
+                "result": event.map(json::session_event),
+            });
+            show(context, value, || event.map(|event| format!("{}\n", text(event, "text"))).unwrap_or_default())
+        }
+        SessionCommand::Turns(SessionId { id }) => turns(context, id).await,
+    }
+}
+
+impl LimitArgs {
+    fn message(self) -> Option<SessionLimits> {
+        Some(SessionLimits {
+            turns: self.turns.unwrap_or(0),
+            turn_seconds: self.turn_seconds.unwrap_or(0),
+            tokens: self.tokens.unwrap_or(0),
+        })
+    }
+}
+
+fn show(context: &Context, value: Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    match context.format {
+        Format::Text => output::print(&text()),
+        Format::Json => output::print_json(&value),
+    }
+}
+
+async fn list(context: &Context) -> anyhow::Result<()> {
+    let mut sessions = Vec::new();
+    let mut request = ListSessionsRequest::default();
+    loop {
+        let page = context.sessions().list(request.clone()).await?.into_inner();
+        sessions.extend(page.sessions);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    let now = SystemTime::now();
+    show(context, sessions.iter().map(json::session).collect(), || session_table(&sessions, now))
+}
+
+async fn turns(context: &Context, id: String) -> anyhow::Result<()> {
+    let mut turns = Vec::new();
+    let mut request = TurnsRequest { session_id: id, ..Default::default() };
+    loop {
+        let page = context.sessions().turns(request.clone()).await?.into_inner();
+        turns.extend(page.turns);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    let columns = [("TURN", Align::Right), ("ENDED", Align::Left), ("TOKENS", Align::Right), ("ID", Align::Left)];
+    let rows: Vec<Vec<String>> = turns
+        .iter()
+        .map(|turn| {
+            let tokens = turn.usage.as_ref().map_or(0, |usage| usage.tokens);
+            let ended = if turn.yield_reason.is_empty() { "under way" } else { &turn.yield_reason };
+            vec![turn.number.to_string(), ended.to_owned(), tokens.to_string(), turn.id.clone()]
+        })
+        .collect();
+    show(context, turns.iter().map(json::turn).collect(), || output::table(&columns, &rows))
+}
+
+/// `hands session events`: a line each.
+async fn events(context: &Context, args: EventArgs) -> anyhow::Result<()> {
+    let level = match args.level {
+        Level::User => LevelMessage::User,
+        Level::Progress => LevelMessage::Progress,
+        Level::Internal => LevelMessage::Internal,
+        Level::Output => LevelMessage::Output,
+    };
+    let request = EventsRequest {
+        session_id: args.id,
+        after: args.after,
+        follow: args.follow,
+        level: level.into(),
+        r#type: args.r#type,
+        turn_id: String::new(),
+    };
+    let mut stream = context.sessions().events(request).await?.into_inner();
+    while let Some(event) = stream.message().await? {
+        show(context, json::session_event(&event), || line(&event))?;
+    }
+    if args.follow { Err(anyhow::anyhow!("the node ended the stream")).context("follow the events") } else { Ok(()) }
+}
+
+/// An event for people.
+fn line(event: &SessionEvent) -> String {
+    let what = match event.r#type.as_str() {
+        "tool.call" => format!("{} {}", text(event, "tool"), text(event, "args_summary")),
+        "exec.completed" => text(event, "summary"),
+        "turn.completed" => text(event, "yield_reason"),
+        "error.runtime" | "error.model" | "error.task" => text(event, "message"),
+        _ => text(event, "text"),
+    };
+    let what: Vec<String> = what.lines().map(output::printable).collect();
+    format!("{:>6}  {:<18}  {}\n", event.seq, event.r#type, what.join("\n                            "))
+}
+
+fn text(event: &SessionEvent, field: &str) -> String {
+    let body = json::structure(event.body.as_ref());
+    body[field].as_str().unwrap_or_default().to_owned()
+}
+
+fn agent_table(agents: &[Agent]) -> String {
+    let columns = [
+        ("ID", Align::Left),
+        ("NAME", Align::Left),
+        ("RUNTIME", Align::Left),
+        ("MODEL", Align::Left),
+        ("REV", Align::Right),
+    ];
+    let row = |agent: &Agent| {
+        let Agent { id, name, runtime, model, revision, .. } = agent.clone();
+        vec![id, name, runtime, model, revision.to_string()]
+    };
+    output::table(&columns, &agents.iter().map(row).collect::<Vec<_>>())
+}
+
+fn describe_agent(agent: &Agent) -> String {
+    output::fields(&[
+        ("id", agent.id.clone()),
+        ("name", agent.name.clone()),
+        ("runtime", agent.runtime.clone()),
+        ("model", agent.model.clone()),
+        ("image", agent.image.clone()),
+        ("revision", agent.revision.to_string()),
+        ("prompt", agent.prompt.clone()),
+    ])
+}
+
+fn session_table(sessions: &[Session], now: SystemTime) -> String {
+    let columns = [
+        ("ID", Align::Left),
+        ("STATUS", Align::Left),
+        ("AGE", Align::Right),
+        ("TURNS", Align::Right),
+        ("EVENTS", Align::Right),
+        ("AGENT", Align::Left),
+        ("KEY", Align::Left),
+    ];
+    let row = |session: &Session| {
+        let agent = session.agent.as_ref().map(|agent| agent.name.clone()).unwrap_or_default();
+        let (age, key) = (output::age(session.created_at, now), session.key.clone());
+        let (turns, head) = (session.turns.to_string(), session.head.to_string());
+        vec![session.id.clone(), status(session), age, turns, head, agent, key]
+    };
+    output::table(&columns, &sessions.iter().map(row).collect::<Vec<_>>())
+}
+
+fn describe(session: &Session, now: SystemTime) -> String {
+    let failure = session.failure.as_ref().map(|it| format!("{} ({})", it.message, it.code)).unwrap_or_default();
+    let usage = session.usage.unwrap_or_default();
+    output::fields(&[
+        ("id", session.id.clone()),
+        ("status", status(session)),
+        ("failure", failure),
+        ("age", output::age(session.created_at, now)),
+        ("agent", session.agent.as_ref().map(|agent| agent.name.clone()).unwrap_or_default()),
+        ("key", session.key.clone()),
+        ("turns", session.turns.to_string()),
+        ("events", session.head.to_string()),
+        ("tokens", usage.tokens.to_string()),
+        ("brain", session.brain_sandbox_id.clone()),
+        ("hands", session.hands_sandbox_id.clone()),
+    ])
+}
+
+fn status(session: &Session) -> String {
+    session.status().as_str_name().to_ascii_lowercase()
+}
