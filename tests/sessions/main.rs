@@ -8,13 +8,17 @@
 //! | `crashes` | brains, sandboxes and daemons that are killed |
 //! | `tools` | what the brain's tools answer |
 //! | `agents` | agents, lists, refusals |
+//! | `cli` | the command line |
+//! | `soak` | many sessions while everything is killed |
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod agents;
+mod cli;
 mod crashes;
 mod messages;
+mod soak;
 mod story;
 mod tools;
 mod turns;

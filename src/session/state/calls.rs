@@ -48,7 +48,7 @@ impl Step<'_> {
     pub(super) fn new_call(&mut self, call: Call) {
         let record =
             Record { tool: call.tool.clone(), digest: digest(&call), at_ms: self.now_ms, is_void: false, answer: None };
-        self.state.calls.insert(call.id.clone(), record.clone());
+        let is_again = self.state.calls.insert(call.id.clone(), record.clone()).is_some();
         match call.tool.as_str() {
             "say" => match text_of(&call.input, "text") {
                 Ok(text) => {
@@ -70,7 +70,9 @@ impl Step<'_> {
             },
             _ => {
                 let body = json!({ "tool": call.tool, "args_summary": summary(&call.input), "call_id": call.id });
-                self.emit(NewEvent::agent(Level::Progress, "tool.call", body));
+                if !is_again {
+                    self.emit(NewEvent::agent(Level::Progress, "tool.call", body));
+                }
                 self.out.calls.push((call.id.clone(), record));
                 self.act(Effect::Run(call));
             }
