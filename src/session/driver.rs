@@ -325,7 +325,7 @@ impl Driver {
     fn note(&mut self, note: Note) {
         self.push(match note {
             Note::Began(call, sandbox, run) => Input::Began(call, sandbox, run),
-            Note::Output(body) => Input::Output(body),
+            Note::Output(id, to, body) => Input::Output { id, to, body },
         });
     }
 

@@ -159,6 +159,8 @@ pub struct Record {
     pub digest: String,
     /// When it was called, in milliseconds since 1970.
     pub at_ms: u64,
+    /// Up to where the output of its run is in the log.
+    pub told: u64,
     /// It is known not to have begun before the daemon ended: if the brain asks again, it runs.
     pub is_void: bool,
     /// What came of it. In the store with its text, in memory without.
@@ -251,9 +253,7 @@ impl Step<'_> {
             }
             Input::Gone { why } => self.gone(&why),
             Input::Began(id, sandbox, run) => self.began(&id, &sandbox, &run),
-            Input::Output(body) => {
-                self.emit(NewEvent::system(Level::Output, "exec.output", body));
-            }
+            Input::Output { id, to, body } => self.told(&id, to, body),
             Input::Done { id, answer, exec } => self.done(&id, answer, exec),
             Input::Void(id) => self.void(&id),
             Input::Disposed => self.state.house = House::default(),

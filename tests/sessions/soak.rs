@@ -14,7 +14,7 @@ use crate::support::session::{of_kind, summary, text};
 use crate::support::{Daemon, Session, process};
 
 /// Calls of each session.
-const CALLS: usize = 12;
+const CALLS: usize = 16;
 /// How often the daemon is killed.
 const DAEMONS: usize = 5;
 /// Brains that are killed of one session at most: one more is given up within the window.
@@ -95,20 +95,22 @@ async fn sessions_end_as_their_scripts_say_whatever_is_killed() {
     let (mut brains, mut hands, mut daemons) = (vec![0; count], vec![false; count], 0);
     let began = Instant::now();
     loop {
-        let place = dice.roll(count);
-        let session = sessions[place].get().await;
-        match dice.roll(10) {
-            0 if daemons < DAEMONS => {
-                daemons += 1;
-                daemon.kill_and_restart().await;
-                sessions = sessions.iter().map(|session| session.again(&daemon)).collect();
+        for _ in 0..=count / 4 {
+            let place = dice.roll(count);
+            let session = sessions[place].get().await;
+            match dice.roll(2) {
+                0 if brains[place] < BRAINS => {
+                    let is_struck = strike(&daemon, &session.brain_sandbox_id, Some("guest script"));
+                    brains[place] += usize::from(is_struck);
+                }
+                1 if !hands[place] => hands[place] = strike(&daemon, &session.hands_sandbox_id, None),
+                _ => {}
             }
-            1..=5 if brains[place] < BRAINS => {
-                let is_struck = strike(&daemon, &session.brain_sandbox_id, Some("guest script"));
-                brains[place] += usize::from(is_struck);
-            }
-            6..=8 if !hands[place] => hands[place] = strike(&daemon, &session.hands_sandbox_id, None),
-            _ => {}
+        }
+        if daemons < DAEMONS && dice.roll(4) == 0 {
+            daemons += 1;
+            daemon.kill_and_restart().await;
+            sessions = sessions.iter().map(|session| session.again(&daemon)).collect();
         }
         let mut busy = 0;
         for session in &sessions {

@@ -140,7 +140,7 @@ impl Driver {
             Parked::Follow(id) => {
                 let Some(call) = self.state.calls.get(&id) else { return };
                 let age = SystemTime::now().duration_since(crate::session::time(call.at_ms)).unwrap_or_default();
-                let left = Left { id, tool: call.tool.clone(), is_here, age };
+                let left = Left { id, tool: call.tool.clone(), is_here, age, told: call.told };
                 self.jobs.spawn(async move { Job::Finished(bench.follow(left).await) });
             }
         }

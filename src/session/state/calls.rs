@@ -46,8 +46,14 @@ impl Step<'_> {
     }
 
     pub(super) fn new_call(&mut self, call: Call) {
-        let record =
-            Record { tool: call.tool.clone(), digest: digest(&call), at_ms: self.now_ms, is_void: false, answer: None };
+        let record = Record {
+            tool: call.tool.clone(),
+            digest: digest(&call),
+            at_ms: self.now_ms,
+            told: 0,
+            is_void: false,
+            answer: None,
+        };
         let is_again = self.state.calls.insert(call.id.clone(), record.clone()).is_some();
         match call.tool.as_str() {
             "say" => match text_of(&call.input, "text") {
@@ -102,6 +108,15 @@ impl Step<'_> {
     pub(super) fn began(&mut self, id: &str, sandbox: &SandboxId, run: &RunId) {
         let body = json!({ "call_id": id, "run_id": run.as_str(), "sandbox_id": sandbox.as_str() });
         self.emit(NewEvent::system(Level::Internal, "exec.started", body));
+    }
+
+    pub(super) fn told(&mut self, id: &str, to: u64, body: Value) {
+        // So that a new daemon does not tell it again.
+        if let Some(call) = self.state.calls.get_mut(id).filter(|call| call.answer.is_none()) {
+            call.told = to;
+            self.out.calls.push((id.to_owned(), call.clone()));
+        }
+        self.emit(NewEvent::system(Level::Output, "exec.output", body));
     }
 
     /// The call never began.

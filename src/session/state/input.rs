@@ -45,7 +45,14 @@ pub enum Input {
     /// A call has begun as this run in this sandbox.
     Began(String, SandboxId, RunId),
     /// A command wrote something.
-    Output(Value),
+    Output {
+        /// Of which call.
+        id: String,
+        /// The cursor behind it.
+        to: u64,
+        /// The body of its event.
+        body: Value,
+    },
     /// A call has ended.
     Done {
         /// Which.

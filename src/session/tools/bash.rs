@@ -43,13 +43,14 @@ impl Bench {
         };
         let run = match hands.start(command, Some(self.key(&call.id)), Some(lease)).await {
             Ok(run) => run,
-            Err(RunError::Lost(_)) => return Outcome::NoHands(call.clone()),
+            // It may have begun before its guest was gone.
+            Err(RunError::Lost(_)) => return refused(LOST.to_owned()),
             Err(error) => return refused(crate::telemetry::chain(&error).to_string()),
         };
         let began = Note::Began(call.id.clone(), self.sandbox.profile().id.clone(), run.id().clone());
         // A driver that is gone does not want to know.
         let _ = self.notes.send(began).await;
-        self.see_to_its_end(&call.id, run).await
+        self.see_to_its_end(&call.id, run, 0).await
     }
 
     fn command(&self, input: &Value) -> Result<Command, String> {
@@ -65,15 +66,15 @@ impl Bench {
         })
     }
 
-    /// Follows a run to its end, and tells what it writes.
-    pub(super) async fn see_to_its_end(&self, call: &str, run: Run) -> Outcome {
+    /// Follows a run to its end, and tells what it writes behind a cursor.
+    pub(super) async fn see_to_its_end(&self, call: &str, run: Run, told: u64) -> Outcome {
         let mut output = Bounded::default();
-        let mut live = Live::new(call, &self.sandbox.profile().id, run.id());
+        let mut live = Live::new(call, &self.sandbox.profile().id, run.id(), told);
         let exited = match Events::from(run.clone(), 0) {
-            Ok(events) => self.watch(&run, events, &mut output, &mut live).await,
+            Ok(events) => self.watch(call, &run, events, &mut output, &mut live).await,
             Err(_) => run.wait_exited().await,
         };
-        self.tell(live.take()).await;
+        self.tell(call, live.take()).await;
         let (id, reading) = (run.id().clone(), "read them with the tool read");
         let text = output.text(|from, _| format!("{reading} and {{\"run\": \"{id}\", \"offset\": {from}}}"));
         let separator = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
@@ -82,7 +83,7 @@ impl Bench {
         Outcome::Done { answer, exec: Some(self.body(call, &run, &exited, &ending)) }
     }
 
-    async fn watch(&self, run: &Run, mut events: Events, output: &mut Bounded, live: &mut Live) -> Exited {
+    async fn watch(&self, call: &str, run: &Run, mut events: Events, output: &mut Bounded, live: &mut Live) -> Exited {
         let mut is_stopping = false;
         loop {
             // All are cancel-safe: events keep their place, and the others wait for what stays.
@@ -106,15 +107,15 @@ impl Bench {
                 let _ = run.cancel(GRACE).await;
             }
             if live.due() <= Instant::now() {
-                self.tell(live.take()).await;
+                self.tell(call, live.take()).await;
             }
         }
     }
 
-    async fn tell(&self, body: Option<Value>) {
-        if let Some(body) = body {
+    async fn tell(&self, call: &str, told: Option<(u64, Value)>) {
+        if let Some((to, body)) = told {
             // A driver that is gone does not want to know.
-            let _ = self.notes.send(Note::Output(body)).await;
+            let _ = self.notes.send(Note::Output(call.to_owned(), to, body)).await;
         }
     }
 
@@ -148,6 +149,8 @@ struct Live {
     call: String,
     sandbox: SandboxId,
     run: RunId,
+    /// What is before this was told.
+    told: u64,
     /// Cursors of the first byte, and behind the last.
     range: Option<(u64, u64)>,
     text: Vec<u8>,
@@ -156,13 +159,18 @@ struct Live {
 }
 
 impl Live {
-    fn new(call: &str, sandbox: &SandboxId, run: &RunId) -> Self {
+    fn new(call: &str, sandbox: &SandboxId, run: &RunId, told: u64) -> Self {
         let (call, sandbox, run) = (call.to_owned(), sandbox.clone(), run.clone());
-        Self { call, sandbox, run, range: None, text: Vec::new(), due: Instant::now(), left: TELL_COUNT }
+        Self { call, sandbox, run, told, range: None, text: Vec::new(), due: Instant::now(), left: TELL_COUNT }
     }
 
     fn push(&mut self, cursor: u64, data: &[u8]) {
         let end = cursor + data.len() as u64;
+        let known = usize::try_from(self.told.saturating_sub(cursor)).unwrap_or(usize::MAX).min(data.len());
+        let (cursor, data) = (cursor + known as u64, &data[known..]);
+        if data.is_empty() {
+            return;
+        }
         self.range = Some((self.range.map_or(cursor, |(from, _)| from), end));
         self.text.extend_from_slice(&data[data.len().saturating_sub(TELL_BYTES)..]);
         let surplus = self.text.len().saturating_sub(TELL_BYTES);
@@ -178,21 +186,25 @@ impl Live {
         self.due
     }
 
-    fn take(&mut self) -> Option<Value> {
+    fn take(&mut self) -> Option<(u64, Value)> {
         let (from, to) = self.range.take()?;
         let text = String::from_utf8_lossy(&std::mem::take(&mut self.text)).into_owned();
         self.due = from_now(TELL_EVERY);
         self.left = self.left.checked_sub(1)?;
-        Some(json!({
+        let body = json!({
             "text": text,
             "from": from,
             "to": to,
             "call_id": self.call,
             "run_id": self.run.as_str(),
             "sandbox_id": self.sandbox.as_str(),
-        }))
+        });
+        Some((to, body))
     }
 }
+
+/// Of a command whose sandbox went away while it was started, or later.
+const LOST: &str = "the sandbox was lost: the outcome is unknown, and its processes are gone";
 
 /// How a command ended, for people and models.
 fn ending(exited: &Exited) -> String {
@@ -204,9 +216,7 @@ fn ending(exited: &Exited) -> String {
         (Reason::OomKilled, _) => "killed: the sandbox has no more memory".to_owned(),
         (Reason::Exited | Reason::Signaled, Some(ExitStatus::Signal(signal))) => format!("killed by signal {signal}"),
         (Reason::Signaled, Some(ExitStatus::Code(code))) => format!("exit {code}"),
-        (Reason::SandboxLost | Reason::Exited | Reason::Signaled, _) => {
-            "the sandbox was lost: the outcome is unknown, and its files are gone".to_owned()
-        }
+        (Reason::SandboxLost | Reason::Exited | Reason::Signaled, _) => LOST.to_owned(),
     }
 }
 

@@ -33,8 +33,8 @@ const FILE_DEADLINE: Duration = Duration::from_secs(60);
 pub enum Note {
     /// It has begun as this run.
     Began(String, SandboxId, RunId),
-    /// A command wrote something: the body of its event.
-    Output(Value),
+    /// A command of a call wrote something: the cursor behind it, and the body of its event.
+    Output(String, u64, Value),
 }
 
 /// A call of which an earlier daemon told no end.
@@ -48,6 +48,8 @@ pub struct Left {
     pub is_here: bool,
     /// How long ago the brain called it.
     pub age: Duration,
+    /// Up to where the output of its run is in the log.
+    pub told: u64,
 }
 
 /// How a call ended.
@@ -116,9 +118,9 @@ impl Bench {
     /// Finds out what became of a call of an earlier daemon: a command is seen to its end, and what has not begun may begin
     /// again.
     pub async fn follow(self, left: Left) -> Finished {
-        let Left { id, tool, is_here, age } = left;
+        let Left { id, tool, is_here, age, told } = left;
         let outcome = match tool.as_str() {
-            "bash" if is_here => self.follow_command(&id, age).await,
+            "bash" if is_here => self.follow_command(&id, age, told).await,
             // To do these again is as good as to do them once.
             "read" | "ls" | "write" => Outcome::Void,
             _ => Outcome::Done { answer: unknown(), exec: None },
@@ -126,12 +128,12 @@ impl Bench {
         Finished { id, outcome }
     }
 
-    async fn follow_command(&self, id: &str, age: Duration) -> Outcome {
+    async fn follow_command(&self, id: &str, age: Duration, told: u64) -> Outcome {
         let Ok((hands, _lease)) = self.sandbox.awake().await else {
             return Outcome::Done { answer: unknown(), exec: None };
         };
         match hands.run_keyed(&self.key(id)) {
-            Some(run) => self.see_to_its_end(id, run).await,
+            Some(run) => self.see_to_its_end(id, run, told).await,
             // A run is noted with its key before it begins, and kept for a while: one that is not there has not begun,
             // unless it could be forgotten by now.
             None if age < self.forgets_after / 2 => Outcome::Void,
