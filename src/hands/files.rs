@@ -12,19 +12,23 @@ use tokio::task::JoinError;
 use tokio::time;
 
 use self::conversation::{ANSWER_WAIT, BULK_WAIT, Conversation, LIST_WAIT};
+pub use self::edit::{EditError, MAX_EDIT, Occurrences};
 pub use self::error::FileError;
 pub use self::info::{FileInfo, FileKind};
 pub use self::read::{ReadEnd, ReadPart, ReadRange, Reading};
+pub use self::search::{Found, GrepOptions, Match, SearchError};
 pub use self::write::{Checksum, ChecksumFormatError, WriteOptions, Writing, Written};
 use crate::guest::wire::{self, file_reply, file_request};
 
 mod conversation;
+mod edit;
 mod error;
 mod hex;
 mod info;
 mod page;
 mod path;
 mod read;
+mod search;
 mod write;
 
 /// File operations of one sandbox at once, readers and writers that stream among them. The guest has a thread for each.

@@ -66,3 +66,30 @@ async fn what_a_command_writes_is_in_the_log_while_it_runs_and_before_its_end() 
     assert_eq!((number(completed, "exit_code"), text(completed, "reason")), (Some(3.0), "exited".to_owned()));
     assert_eq!(number(completed, "bytes"), cursors.last().and_then(|range| range.1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_edited_and_found_by_name_and_by_what_is_in_them() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let script = "\
+write src/a.txt one\\ntwo\\ntwo\\n
+write src/deep/b.md Two wheels\\n
+tool edit {\"path\":\"src/a.txt\",\"old\":\"two\",\"new\":\"2\"}
+expect holds the old text 2 times
+tool edit {\"path\":\"src/a.txt\",\"old\":\"two\",\"new\":\"2\",\"all\":true}
+expect replaced 2
+tool edit {\"path\":\"src/a.txt\",\"old\":\"three\",\"new\":\"3\"}
+expect does not hold
+read src/a.txt
+expect one\n2\n2
+tool glob {\"pattern\":\"*.md\"}
+expect /workspace/src/deep/b.md
+tool glob {\"pattern\":\"*.rs\"}
+expect nothing was found
+tool grep {\"pattern\":\"^t.o\",\"ignore_case\":true}
+expect /workspace/src/deep/b.md:1: Two wheels
+tool grep {\"pattern\":\"2\",\"glob\":\"*.txt\"}
+expect /workspace/src/a.txt:2: 2
+tool grep {\"pattern\":\"(\"}
+expect pattern: regex parse error";
+    follow(&daemon, &script.replace("one\n2\n2", "one")).await;
+}

@@ -6,6 +6,9 @@
 //! | `read` | `path`, `offset`? (lines to skip), `limit`? (lines); or `run`, `offset`? (bytes): the output of a command |
 //! | `write` | `path`, `content` |
 //! | `ls` | `path`?, `depth`? |
+//! | `edit` | `path`, `old`, `new`, `all`? |
+//! | `glob` | `pattern`, `path`? |
+//! | `grep` | `pattern`, `path`?, `glob`?, `ignore_case`? |
 //!
 //! What a tool answers is text for a model: bounded, with its head and tail, and a word on how to get the rest. An input
 //! that is none is an answer too, one that names the field; the model tries again.
@@ -24,9 +27,13 @@ use crate::sandbox::{Lease, Sandbox, SandboxError};
 mod bash;
 pub mod bound;
 mod files;
+mod search;
 
 /// The longest that a tool which only moves bytes may take: past it the sandbox's file system hangs.
 const FILE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// All tools, for who asks for another.
+const TOOLS: &str = "bash, read, write, ls, edit, glob, grep, say and ask";
 
 /// What is told of a call while it goes on.
 #[derive(Debug)]
@@ -122,7 +129,7 @@ impl Bench {
         let outcome = match tool.as_str() {
             "bash" if is_here => self.follow_command(&id, age, told).await,
             // To do these again is as good as to do them once.
-            "read" | "ls" | "write" => Outcome::Void,
+            "read" | "ls" | "glob" | "grep" | "write" => Outcome::Void,
             _ => Outcome::Done { answer: unknown(), exec: None },
         };
         Finished { id, outcome }
@@ -152,7 +159,10 @@ impl Bench {
                 "read" => files::read(hands, input).await,
                 "write" => files::write(hands, input).await,
                 "ls" => files::ls(hands, input).await,
-                _ => Err(format!("there is no tool {tool:?}; there are bash, read, write, ls, say and ask")),
+                "edit" => search::edit(hands, input).await,
+                "glob" => search::glob(hands, input).await,
+                "grep" => search::grep(hands, input).await,
+                _ => Err(format!("there is no tool {tool:?}; there are {TOOLS}")),
             }
         };
         let within = self.left().min(FILE_DEADLINE);
@@ -204,6 +214,14 @@ fn number(input: &Value, field: &str) -> Result<Option<u64>, String> {
     match input.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => value.as_u64().map(Some).ok_or_else(|| format!("{field}: a whole number is needed")),
+    }
+}
+
+/// A choice that an input may make.
+fn flag(input: &Value, field: &str) -> Result<bool, String> {
+    match input.get(field) {
+        None | Some(Value::Null) => Ok(false),
+        Some(value) => value.as_bool().ok_or_else(|| format!("{field}: true or false is needed")),
     }
 }
 
