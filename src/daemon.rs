@@ -28,6 +28,7 @@ use crate::api::grpc::sessions::SessionsService;
 use crate::api::http;
 use crate::api::http::access::Access;
 use crate::api::http::key::{ApiKey, KeyError};
+use crate::api::http::token::Tokens;
 use crate::api::proto::hands_server::HandsServer;
 use crate::api::proto::node_server::NodeServer;
 use crate::api::proto::sandboxes_server::SandboxesServer;
@@ -154,7 +155,8 @@ impl Daemon {
         let sandboxes = Sandboxes::open(engine, store.clone(), defaults, info.boot_id.clone()).await;
         let sandboxes = sandboxes.map_err(DaemonError::Store)?;
         let contents = config.state_dir.join("content");
-        let sessions = Sessions::open(store, sandboxes.clone(), contents).await.map_err(DaemonError::Sessions)?;
+        let sessions =
+            Sessions::open(store.clone(), sandboxes.clone(), contents).await.map_err(DaemonError::Sessions)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let end = CancellationToken::new();
         let deadlines = Deadlines { default: config.run.timeout, max: config.run.max_timeout };
@@ -199,12 +201,14 @@ impl Daemon {
             daemon.grpc.push(at.map_err(DaemonError::Front)?);
         }
         if let Some((listener, _)) = http {
+            let access = access(config, store).await?;
             let settings = http::Settings {
                 sandboxes: daemon.sandboxes.clone(),
+                sessions: daemon.sessions.clone(),
                 deadlines,
                 node: info,
                 ready: daemon.ready.subscribe(),
-                access: access(config)?,
+                access,
                 stop: daemon.stop.clone(),
                 tasks: TaskTracker::new(),
             };
@@ -343,13 +347,15 @@ async fn bind_http(config: &Config) -> Result<Option<(TcpListener, SocketAddr)>,
 }
 
 /// Who may use the HTTP surface.
-fn access(config: &Config) -> Result<Access, DaemonError> {
+async fn access(config: &Config, store: Store) -> Result<Access, DaemonError> {
     let HttpConfig { hosts, origins, key_file, key, .. } = &config.http;
     let key = match key {
         Some(key) => ApiKey::new(key.expose()),
         None => ApiKey::load_or_make(key_file),
     };
-    Ok(Access { key: key.map_err(DaemonError::Key)?, hosts: hosts.clone(), origins: origins.clone() })
+    let key = key.map_err(DaemonError::Key)?;
+    let tokens = Tokens::open(&key, store).await.map_err(DaemonError::Store)?;
+    Ok(Access { key, tokens, hosts: hosts.clone(), origins: origins.clone() })
 }
 
 /// A small answer does not wait for more to come with it.

@@ -109,6 +109,11 @@ id!(
     EventId,
     "evt_"
 );
+id!(
+    /// Names a token that is good for one session.
+    TokenId,
+    "tok_"
+);
 
 /// Digits of the number in an id that was made of one: enough for 2.8 billion.
 const NUMBER: usize = 8;

@@ -58,6 +58,13 @@ async fn the_sandbox_class_works_end_to_end() {
     run(&http, &build.join("sandbox.js"), &[]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn durable_sessions_work_end_to_end() {
+    let Some(build) = build().await else { return };
+    let Some(http) = Http::start().await else { return };
+    run(&http, &build.join("sessions.js"), &[]).await;
+}
+
 /// Debian's name of the browser, and that of others.
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 

@@ -28,6 +28,7 @@ mod readers;
 mod sandboxes;
 mod schema;
 mod sessions;
+mod tokens;
 mod writer;
 
 use std::fs::OpenOptions;

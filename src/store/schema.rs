@@ -97,6 +97,15 @@ pub(super) const STEPS: &[Step] = &[
             ) STRICT, WITHOUT ROWID;
         ",
     },
+    Step {
+        name: "client tokens that were revoked",
+        sql: "
+            CREATE TABLE revoked_tokens (
+                id TEXT PRIMARY KEY,
+                expires INTEGER NOT NULL
+            ) STRICT, WITHOUT ROWID;
+        ",
+    },
 ];
 
 /// Takes the steps that the database lacks, all of them or none.

@@ -1,7 +1,7 @@
 //! What stands before every route: whose request it is, and whether it may come in.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use axum::extract::{Query, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::key::ApiKey;
 use super::policy::{self, Need};
 use super::problem::{Problem, render};
+use super::token::Tokens;
 use crate::ids::RequestId;
 
 /// Names a request in the answer and in the log.
@@ -23,10 +24,12 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Who may come in.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Access {
     /// The key.
     pub key: ApiKey,
+    /// Tokens that are good for one session.
+    pub tokens: Tokens,
     /// Names of this node in URLs.
     pub hosts: Vec<String>,
     /// Origins of other sites whose pages may ask.
@@ -97,20 +100,30 @@ impl Access {
         if parts.headers.get(ORIGIN).is_some_and(|origin| !self.allows(origin, parts)) {
             return forbidden("pages of this origin may not ask; see http.origins in the configuration");
         }
-        if need == Need::Page || self.has_key(parts) {
+        let shown = shown(parts).unwrap_or_default();
+        if need == Need::Page || self.key.is(&shown) {
             return Ok(());
         }
-        Err(Problem::new(StatusCode::UNAUTHORIZED, "the API key is missing or wrong"))
+        match (self.tokens.verify(&shown, SystemTime::now()), need) {
+            (None, _) => Err(Problem::new(StatusCode::UNAUTHORIZED, "the API key is missing or wrong")),
+            (Some(claims), Need::Session(id, scope))
+                if claims.session.as_str() == id && claims.scopes.contains(&scope) =>
+            {
+                Ok(())
+            }
+            (Some(_), _) => forbidden("a client token is good for the log of its session, as far as its scopes go"),
+        }
     }
+}
 
-    fn has_key(&self, parts: &Parts) -> bool {
-        let in_query = || {
-            let takes = policy::takes_key_in_query(&parts.method);
-            let query = takes.then(|| Query::<KeyInQuery>::try_from_uri(&parts.uri).ok()).flatten();
-            query.and_then(|Query(query)| query.api_key.or(query.token))
-        };
-        in_header(&parts.headers).map(str::to_owned).or_else(in_query).is_some_and(|key| self.key.is(&key))
-    }
+/// What the caller shows to prove who it is.
+fn shown(parts: &Parts) -> Option<String> {
+    let in_query = || {
+        let takes = policy::takes_key_in_query(&parts.method);
+        let query = takes.then(|| Query::<KeyInQuery>::try_from_uri(&parts.uri).ok()).flatten();
+        query.and_then(|Query(query)| query.api_key.or(query.token))
+    };
+    in_header(&parts.headers).map(str::to_owned).or_else(in_query)
 }
 
 fn in_header(headers: &HeaderMap) -> Option<&str> {

@@ -84,6 +84,12 @@ impl ApiKey {
         }
     }
 
+    /// The key itself, for what is derived from it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
     /// Whether this is the key; takes as long for a near miss as for nonsense.
     #[must_use]
     pub fn is(&self, text: &str) -> bool {

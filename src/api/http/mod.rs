@@ -1,4 +1,4 @@
-//! The HTTP surface: the sandbox API of OpenComputer's client, a page to look at, and probes.
+//! The HTTP surface: the sessions and the sandbox API of OpenComputer's client, a page to look at, and probes.
 //!
 //! | file | owns |
 //! |---|---|
@@ -12,6 +12,8 @@
 //! | `node`, `sandboxes`, `exec`, `terminal`, `files` | a resource each |
 //! | `socket`, `watch` | a run over a WebSocket; the sandboxes as an event stream |
 //! | `lacking` | what the client knows and this node does not have |
+//! | `v3` | durable sessions |
+//! | `token` | client tokens |
 //! | `page` | the page |
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use super::convert::Deadlines;
 use super::proto::NodeInfo;
 use crate::sandbox::Sandboxes;
+use crate::session::Sessions;
 
 pub mod access;
 mod body;
@@ -46,6 +49,8 @@ mod sandboxes;
 mod socket;
 mod status;
 mod terminal;
+pub mod token;
+mod v3;
 mod watch;
 
 use access::Access;
@@ -60,6 +65,8 @@ const MAX_BODY: usize = 8 << 20;
 pub struct Settings {
     /// The sandboxes.
     pub sandboxes: Sandboxes,
+    /// The sessions.
+    pub sessions: Sessions,
     /// Bounds of deadlines.
     pub deadlines: Deadlines,
     /// What does not change of the node while the daemon runs.
@@ -77,6 +84,8 @@ pub struct Settings {
 /// What handlers share.
 struct Surface {
     sandboxes: Sandboxes,
+    sessions: Sessions,
+    access: Arc<Access>,
     deadlines: Deadlines,
     node: NodeInfo,
     ready: channel::Receiver<bool>,
@@ -91,19 +100,32 @@ type Shared = Arc<Surface>;
 
 /// The whole surface.
 pub fn router(settings: Settings) -> Router {
-    let Settings { sandboxes, deadlines, node, ready, access, stop, tasks } = settings;
+    let Settings { sandboxes, sessions, deadlines, node, ready, access, stop, tasks } = settings;
     let routes = node::routes()
         .and(page::routes())
         .and(sandboxes::routes())
         .and(exec::routes())
         .and(terminal::routes())
         .and(files::routes())
+        .and(v3::routes())
         .and(lacking::routes());
     let (router, operations) = routes.finish();
     let cpus = f64::from(node.cpus);
     let viewers = Viewers::default();
-    let surface = Surface { sandboxes, deadlines, node, ready, cpus, stop, tasks, viewers, operations };
     let access = Arc::new(access);
+    let surface = Surface {
+        sandboxes,
+        sessions,
+        access: Arc::clone(&access),
+        deadlines,
+        node,
+        ready,
+        cpus,
+        stop,
+        tasks,
+        viewers,
+        operations,
+    };
     // The last one is the outermost.
     router
         .fallback(nowhere)

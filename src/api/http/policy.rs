@@ -7,24 +7,40 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axum::http::Method;
 
+use super::token::Scope;
+
 /// What a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+pub enum Need<'a> {
     /// Nothing: it is a probe, and tells no more than that.
     Probe,
     /// Nothing: it is the page, which is the same on every node and holds nothing of this one.
     Page,
+    /// The key, or a token of this session with this scope.
+    Session(&'a str, Scope),
     /// The key.
     Key,
 }
 
 /// What a request for this path needs; the key, if nobody has said otherwise.
 #[must_use]
-pub fn need(method: &Method, path: &str) -> Need {
+pub fn need<'a>(method: &Method, path: &'a str) -> Need<'a> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match path {
         "/livez" | "/readyz" if reads => Need::Probe,
         "/" if reads => Need::Page,
+        _ => session_need(method, path),
+    }
+}
+
+/// The log of a session can be read with its token, and messages sent; nothing else.
+fn session_need<'a>(method: &Method, path: &'a str) -> Need<'a> {
+    let mut parts = path.strip_prefix("/v3/sessions/").unwrap_or_default().split('/');
+    match (method.as_str(), parts.next(), parts.next()) {
+        ("GET" | "HEAD", Some(id), Some("events" | "messages")) if !id.is_empty() => Need::Session(id, Scope::Read),
+        ("POST", Some(id), Some("messages")) if !id.is_empty() && parts.next().is_none() => {
+            Need::Session(id, Scope::Steer)
+        }
         _ => Need::Key,
     }
 }
@@ -83,6 +99,27 @@ mod tests {
             (Method::GET, "/nowhere"),
         ] {
             assert_eq!(need(&method, path), Need::Key, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_token_reads_and_steers_its_session_and_no_more() {
+        let read = Need::Session("ses_1", Scope::Read);
+        for (method, path, expected) in [
+            (Method::GET, "/v3/sessions/ses_1/events", read),
+            (Method::GET, "/v3/sessions/ses_1/events/evt_1/content", read),
+            (Method::GET, "/v3/sessions/ses_1/messages", read),
+            (Method::POST, "/v3/sessions/ses_1/messages", Need::Session("ses_1", Scope::Steer)),
+            (Method::GET, "/v3/sessions/ses_1", Need::Key),
+            (Method::POST, "/v3/sessions/ses_1/events", Need::Key),
+            (Method::POST, "/v3/sessions/ses_1/cancel", Need::Key),
+            (Method::POST, "/v3/sessions/ses_1/messages/x", Need::Key),
+            (Method::POST, "/v3/sessions/ses_1/client-tokens", Need::Key),
+            (Method::GET, "/v3/sessions//events", Need::Key),
+            (Method::GET, "/v3/sessions", Need::Key),
+            (Method::GET, "/api/sandboxes/ses_1/events", Need::Key),
+        ] {
+            assert_eq!(need(&method, path), expected, "{method} {path}");
         }
     }
 

@@ -53,6 +53,17 @@ impl Routes {
         self.add((Method::PUT, MethodFilter::PUT), path, summary, handler)
     }
 
+    /// Adds a PATCH.
+    #[must_use]
+    pub fn patch<H: Handler<T, Shared>, T: 'static>(
+        self,
+        path: &'static str,
+        summary: &'static str,
+        handler: H,
+    ) -> Self {
+        self.add((Method::PATCH, MethodFilter::PATCH), path, summary, handler)
+    }
+
     /// Adds a DELETE.
     #[must_use]
     pub fn delete<H: Handler<T, Shared>, T: 'static>(

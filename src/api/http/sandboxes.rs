@@ -55,6 +55,12 @@ struct Scale {
     memory_mb: u64,
 }
 
+/// The key that makes a request that comes again the same request.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let key = headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str().map(str::to_owned)).transpose();
+    key.map_err(|_| Problem::field("Idempotency-Key", "is no visible ASCII"))
+}
+
 /// A sandbox by the id in the path.
 pub fn find(surface: &Shared, id: &str) -> Result<Sandbox, Problem> {
     Ok(surface.sandboxes.get(&messages::sandbox_id(id)?).map_err(Fault::from)?)
@@ -69,9 +75,8 @@ async fn create(
     headers: HeaderMap,
     Json(body): Json<CreateSandbox>,
 ) -> Result<(StatusCode, axum::Json<SandboxView>), Problem> {
-    let key = headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str().map(str::to_owned)).transpose();
-    let key = key.map_err(|_| Problem::field("Idempotency-Key", "is no visible ASCII"))?;
-    let (wish, key) = messages::wish(body.into_message(key.unwrap_or_default())?).map_err(convert::renamed)?;
+    let key = idempotency_key(&headers)?.unwrap_or_default();
+    let (wish, key) = messages::wish(body.into_message(key)?).map_err(convert::renamed)?;
     let sandbox = surface.sandboxes.create(wish, key).await.map_err(|error| convert::renamed(error.into()))?;
     Ok((StatusCode::CREATED, axum::Json(view(&sandbox))))
 }

@@ -1,0 +1,19 @@
+//! `/v3`: durable agent sessions, as OpenComputer's client knows them.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `convert` | between its JSON and the domain (pure) |
+//! | `agents`, `sessions`, `events`, `tokens` | a resource each |
+
+use super::routes::Routes;
+
+mod agents;
+pub mod convert;
+mod events;
+mod sessions;
+mod tokens;
+
+/// Their routes.
+pub fn routes() -> Routes {
+    agents::routes().and(sessions::routes()).and(events::routes()).and(tokens::routes())
+}

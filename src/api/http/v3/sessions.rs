@@ -1,0 +1,147 @@
+//! Sessions, their turns and their messages.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::Shared;
+use super::super::body::{Json, Query};
+use super::super::problem::Problem;
+use super::super::routes::Routes;
+use super::super::token::Scope;
+use super::convert::{self, CreateSession, SendMessage};
+use super::tokens;
+use crate::api::convert::sessions::session_id;
+use crate::api::http::sandboxes::idempotency_key;
+use crate::api::status::Fault;
+use crate::ids::TurnId;
+use crate::session::{Session, SessionFilter};
+
+/// Their routes.
+pub fn routes() -> Routes {
+    Routes::default()
+        .post("/v3/sessions", "Makes a session, which begins to work", create)
+        .get("/v3/sessions", "Lists the sessions, newest first", list)
+        .get("/v3/sessions/{id}", "Shows a session", get)
+        .post("/v3/sessions/{id}/cancel", "Has the turn that is under way end", cancel)
+        .post("/v3/sessions/{id}/archive", "Ends a session; its log can still be read", archive)
+        .get("/v3/sessions/{id}/result", "Shows the last turn and its result", result)
+        .get("/v3/sessions/{id}/turns", "Lists the turns, newest first", turns)
+        .get("/v3/sessions/{id}/turns/{turn}", "Shows a turn", turn)
+        .get("/v3/sessions/{id}/sources", "Lists the sources of a session, of which there are none", sources)
+        .post("/v3/sessions/{id}/messages", "Sends a message, which wakes or steers the session", send)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ListQuery {
+    status: Option<String>,
+    agent: Option<String>,
+    key: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PageQuery {
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+/// What is told of a session where it is not what was asked for.
+fn brief(session: &Session) -> Value {
+    json!({ "id": session.id.as_str(), "status": session.status.name(), "head": session.head })
+}
+
+async fn create(
+    State(surface): State<Shared>,
+    headers: HeaderMap,
+    Json(mut body): Json<CreateSession>,
+) -> Result<(StatusCode, axum::Json<Value>), Problem> {
+    let destinations = std::mem::take(&mut body.destinations);
+    let wish = body.into_wish(idempotency_key(&headers)?)?;
+    let created = surface.sessions.create(wish).await.map_err(Fault::from)?;
+    let session = created.session;
+    if !destinations.is_empty() {
+        return Err(Problem { param: Some("destinations".to_owned()), ..Problem::lacking("destinations") });
+    }
+    let minted = tokens::mint(&surface, &session.id, &Scope::ALL, tokens::DEFAULT_TTL);
+    let status = if created.is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let answer = json!({ "session": convert::session(&session), "client_token": minted.token, "sources": [] });
+    Ok((status, axum::Json(answer)))
+}
+
+async fn list(State(surface): State<Shared>, Query(query): Query<ListQuery>) -> Result<axum::Json<Value>, Problem> {
+    let filter = SessionFilter {
+        status: query.status.as_deref().map(convert::status).transpose()?,
+        agent: convert::cursor("agent", query.agent.as_deref())?,
+        key: query.key,
+    };
+    let before = convert::cursor("cursor", query.cursor.as_deref())?;
+    let page = surface.sessions.list(filter, before, convert::limit(query.limit)?).await.map_err(Fault::from)?;
+    let next = page.items.last().filter(|_| page.has_more).map(|session| session.id.to_string());
+    Ok(axum::Json(convert::page(page.items.iter().map(convert::session).collect(), next)))
+}
+
+async fn get(State(surface): State<Shared>, Path(id): Path<String>) -> Result<axum::Json<Value>, Problem> {
+    let session = surface.sessions.get(&session_id(&id)?).await.map_err(Fault::from)?;
+    Ok(axum::Json(convert::session(&session)))
+}
+
+async fn cancel(State(surface): State<Shared>, Path(id): Path<String>) -> Result<axum::Json<Value>, Problem> {
+    let session = surface.sessions.cancel(&session_id(&id)?).await.map_err(Fault::from)?;
+    Ok(axum::Json(convert::session(&session)))
+}
+
+async fn archive(State(surface): State<Shared>, Path(id): Path<String>) -> Result<axum::Json<Value>, Problem> {
+    let session = surface.sessions.archive(&session_id(&id)?).await.map_err(Fault::from)?;
+    Ok(axum::Json(convert::session(&session)))
+}
+
+async fn result(State(surface): State<Shared>, Path(id): Path<String>) -> Result<axum::Json<Value>, Problem> {
+    let found = surface.sessions.result(&session_id(&id)?).await.map_err(Fault::from)?;
+    Ok(axum::Json(json!({
+        "last_turn": found.last_turn.as_ref().map(convert::turn),
+        "result": found.result.as_ref().map(convert::event),
+    })))
+}
+
+async fn turns(
+    State(surface): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<axum::Json<Value>, Problem> {
+    let before = convert::cursor("cursor", query.cursor.as_deref())?;
+    let limit = convert::limit(query.limit)?;
+    let page = surface.sessions.turns(&session_id(&id)?, before, limit).await.map_err(Fault::from)?;
+    let next = page.items.last().filter(|_| page.has_more).map(|turn| turn.number.to_string());
+    Ok(axum::Json(convert::page(page.items.iter().map(convert::turn).collect(), next)))
+}
+
+async fn turn(
+    State(surface): State<Shared>,
+    Path((id, turn)): Path<(String, String)>,
+) -> Result<axum::Json<Value>, Problem> {
+    let turn: TurnId = turn.parse().map_err(|_| Problem::new(StatusCode::NOT_FOUND, "no such turn"))?;
+    let turn = surface.sessions.turn(&session_id(&id)?, &turn).await.map_err(Fault::from)?;
+    Ok(axum::Json(convert::turn(&turn)))
+}
+
+async fn sources(State(surface): State<Shared>, Path(id): Path<String>) -> Result<axum::Json<Value>, Problem> {
+    surface.sessions.get(&session_id(&id)?).await.map_err(Fault::from)?;
+    Ok(axum::Json(json!([])))
+}
+
+async fn send(
+    State(surface): State<Shared>,
+    Path(id): Path<String>,
+    Json(body): Json<SendMessage>,
+) -> Result<(StatusCode, axum::Json<Value>), Problem> {
+    let (message, key) = body.into_message()?;
+    let sent = surface.sessions.send(&session_id(&id)?, message, key).await.map_err(Fault::from)?;
+    let status = if sent.is_new { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let event = json!({ "id": sent.event.to_string(), "seq": sent.event.seq() });
+    Ok((status, axum::Json(json!({ "event": event, "session": brief(&sent.session) }))))
+}
