@@ -75,6 +75,10 @@ pub struct HttpConfig {
     pub key_file: PathBuf,
     /// The key itself, which comes before the file.
     pub key: Option<Secret>,
+    /// Webhooks may go to private addresses, and without TLS.
+    pub private_webhooks: bool,
+    /// The pause before a webhook's first retry.
+    pub webhook_retry: Duration,
 }
 
 /// A text that is never shown.

@@ -47,9 +47,11 @@ use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership
 use crate::network::policy::{Beyond, Bounds};
 use crate::network::{Outside, REFUSED_V4, Resolver};
 use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile, strangers};
+use crate::seal::{self, Sealer};
 use crate::session::{SessionError, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry::chain;
+use crate::webhook::{self, Reach, WebhookError, Webhooks};
 use front::{Front, FrontError};
 
 mod front;
@@ -105,6 +107,12 @@ pub enum DaemonError {
     /// gRPC cannot be served as configured.
     #[error(transparent)]
     Front(FrontError),
+    /// The webhooks cannot be read.
+    #[error("the webhooks")]
+    Webhooks(#[source] WebhookError),
+    /// There is no key to seal secrets with.
+    #[error("the key for secrets")]
+    Seal(#[source] seal::KeyError),
     /// There is no key for the HTTP surface.
     #[error("the HTTP surface")]
     Key(#[source] KeyError),
@@ -122,6 +130,7 @@ pub struct Daemon {
     sessions: Sessions,
     /// Told when a caller wants the daemon to end.
     end: CancellationToken,
+    webhooks: Webhooks,
     servers: JoinSet<()>,
     stop: CancellationToken,
     health: tonic_health::server::HealthReporter,
@@ -157,6 +166,7 @@ impl Daemon {
         let contents = config.state_dir.join("content");
         let sessions =
             Sessions::open(store.clone(), sandboxes.clone(), contents).await.map_err(DaemonError::Sessions)?;
+        let webhooks = open_webhooks(config, store.clone(), sessions.clone()).await?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let end = CancellationToken::new();
         let deadlines = Deadlines { default: config.run.timeout, max: config.run.max_timeout };
@@ -181,6 +191,7 @@ impl Daemon {
             sandboxes,
             sessions,
             end,
+            webhooks,
             servers: JoinSet::new(),
             stop: CancellationToken::new(),
             health,
@@ -205,6 +216,7 @@ impl Daemon {
             let settings = http::Settings {
                 sandboxes: daemon.sandboxes.clone(),
                 sessions: daemon.sessions.clone(),
+                webhooks: daemon.webhooks.clone(),
                 deadlines,
                 node: info,
                 ready: daemon.ready.subscribe(),
@@ -254,7 +266,7 @@ impl Daemon {
     fn serve_http(&mut self, listener: TcpListener, settings: http::Settings) {
         let stop = self.stop.clone().cancelled_owned();
         let tasks = settings.tasks.clone();
-        let server = axum::serve(listener.tap_io(no_delay), http::router(settings)).with_graceful_shutdown(stop);
+        let server = axum::serve(listener.tap_io(tune), http::router(settings)).with_graceful_shutdown(stop);
         self.servers.spawn(async move {
             log_end(async move { server.await }).await;
             tasks.close();
@@ -279,6 +291,7 @@ impl Daemon {
     pub async fn stop(mut self) {
         self.health.set_service_status("", ServingStatus::NotServing).await;
         self.ready.send_replace(false);
+        self.webhooks.close().await;
         self.sessions.close().await;
         self.stop.cancel();
         let all = async { while self.servers.join_next().await.is_some() {} };
@@ -346,6 +359,18 @@ async fn bind_http(config: &Config) -> Result<Option<(TcpListener, SocketAddr)>,
     Ok(Some((listener, bound)))
 }
 
+/// The webhooks, whose secrets are sealed with the node's key.
+async fn open_webhooks(config: &Config, store: Store, sessions: Sessions) -> Result<Webhooks, DaemonError> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let sealer = Sealer::open_key(credentials.as_deref(), &config.state_dir.join("seal.key"));
+    let sealer = sealer.map_err(DaemonError::Seal)?;
+    let settings = webhook::Settings {
+        reach: if config.http.private_webhooks { Reach::Anywhere } else { Reach::Public },
+        first_retry: config.http.webhook_retry,
+    };
+    Webhooks::open(store, sessions, sealer, settings).await.map_err(DaemonError::Webhooks)
+}
+
 /// Who may use the HTTP surface.
 async fn access(config: &Config, store: Store) -> Result<Access, DaemonError> {
     let HttpConfig { hosts, origins, key_file, key, .. } = &config.http;
@@ -358,10 +383,15 @@ async fn access(config: &Config, store: Store) -> Result<Access, DaemonError> {
     Ok(Access { key, tokens, hosts: hosts.clone(), origins: origins.clone() })
 }
 
-/// A small answer does not wait for more to come with it.
-fn no_delay(stream: &mut TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection stays slow");
+/// How long a client may leave unread what was sent to it. One that is slower is cut off, and comes back with a cursor.
+const UNREAD: Duration = Duration::from_secs(60);
+
+/// A small answer does not wait for more to come with it, and a client that does not read is not waited for.
+fn tune(stream: &mut TcpStream) {
+    let unread = u32::try_from(UNREAD.as_millis()).unwrap_or(u32::MAX);
+    let cut_off = nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &unread);
+    if let Err(error) = stream.set_nodelay(true).and(cut_off.map_err(io::Error::from)) {
+        tracing::debug!(%error, "a connection stays as it is");
     }
 }
 

@@ -110,6 +110,16 @@ id!(
     "evt_"
 );
 id!(
+    /// Names a destination of webhooks.
+    DestinationId,
+    "dst_"
+);
+id!(
+    /// Names a delivery of a webhook.
+    DeliveryId,
+    "dlv_"
+);
+id!(
     /// Names a token that is good for one session.
     TokenId,
     "tok_"

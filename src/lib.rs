@@ -59,6 +59,7 @@
 //! | [`api`] | the gRPC services and the HTTP surface; `convert` and `status` are the only maps to and from the domain |
 //! | [`session`] | the durable conversation: `state` (pure), the task of each session (`driver`), where it lives (`house`), its tools |
 //! | [`runtime`] | brains: the adapters between a session and a process that thinks |
+//! | [`webhook`] | events of sessions, sent to where somebody waits for them: retries (`plan`, pure), body and signature (`envelope`), one task per destination (`outbox`) |
 //! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`) |
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), what the next daemon has to know of it (`journal`) and does with it (`resume`), files (`files`) |
 //! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process, jail and addresses (`nat`); `docker` |
@@ -130,3 +131,5 @@ pub mod session;
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod telemetry;
+#[cfg(feature = "daemon")]
+pub mod webhook;

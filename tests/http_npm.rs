@@ -65,6 +65,14 @@ async fn durable_sessions_work_end_to_end() {
     run(&http, &build.join("sessions.js"), &[]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_are_sent_signed_retried_and_kept_apart() {
+    let Some(build) = build().await else { return };
+    let config = "[http]\nprivate_webhooks = true\nwebhook_retry = '20ms'";
+    let Some(http) = Http::configured(config).await else { return };
+    run(&http, &build.join("webhooks.js"), &[]).await;
+}
+
 /// Debian's name of the browser, and that of others.
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 

@@ -26,6 +26,12 @@ pub(super) const HTTP: SocketAddr = loopback(7421);
 
 /// The API key's file in the state directory.
 pub(super) const KEY_FILE: &str = "api.key";
+/// A session's caller must not reach into the node's own network.
+pub(super) const PRIVATE_WEBHOOKS: bool = false;
+/// A receiver that restarts is back within it.
+pub(super) const WEBHOOK_RETRY: Duration = Duration::from_secs(5);
+/// Milliseconds serve tests; all pauses together are thousands of the first one.
+pub(super) const WEBHOOK_RETRY_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=MINUTE.saturating_mul(10);
 
 /// What a person who operates the node cares about: starts, ends, and what failed.
 pub(super) const LOG_FILTER: &str = "info";

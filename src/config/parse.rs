@@ -114,7 +114,16 @@ fn http(
         origins: http.take_list("origins", text(origin)).unwrap_or_default(),
         key_file: http.take("key_file", text(directory)).unwrap_or_else(|| state_dir.join(defaults::KEY_FILE)),
         key: environment.api_key.clone(),
+        private_webhooks: http.take("private_webhooks", truth).unwrap_or(defaults::PRIVATE_WEBHOOKS),
+        webhook_retry: http
+            .take("webhook_retry", duration(defaults::WEBHOOK_RETRY_BOUNDS))
+            .unwrap_or(defaults::WEBHOOK_RETRY),
     }
+}
+
+/// Yes or no.
+fn truth(value: &Value<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "true or false".to_owned())
 }
 
 /// A host's name as it stands in a URL.

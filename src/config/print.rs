@@ -34,7 +34,7 @@ grpc = [{grpc}]
 
     fn http(&self) -> String {
         // The key is in the environment and stays there.
-        let HttpConfig { listen, hosts, origins, key_file, key: _ } = &self.http;
+        let HttpConfig { listen, hosts, origins, key_file, key: _, private_webhooks, webhook_retry } = &self.http;
         let list = |items: &[String]| items.iter().map(|item| text(item)).collect::<Vec<_>>().join(", ");
         format!(
             "\
@@ -47,11 +47,16 @@ hosts = [{hosts}]
 origins = [{origins}]
 # The API key; a new one is put here if there is no such file. HANDSD_API_KEY comes before it.
 key_file = {key_file}
+# Whether webhooks may go to private addresses, and without TLS.
+private_webhooks = {private_webhooks}
+# The pause before a webhook's first retry; each further one is four times as long, up to 6 hours.
+webhook_retry = {webhook_retry}
 ",
             listen = listen.map_or_else(|| text("off"), |address| text(&address.to_string())),
             hosts = list(hosts),
             origins = list(origins),
             key_file = text(&key_file.display().to_string()),
+            webhook_retry = duration(*webhook_retry),
         )
     }
 

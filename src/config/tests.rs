@@ -88,6 +88,8 @@ listen = 'off'
 hosts = ['Node1.example']
 origins = ['https://app.example:8443', '*']
 key_file = '/etc/handsd/key'
+private_webhooks = true
+webhook_retry = '1s'
 [log]
 filter = 'warn,handsd::engine=debug'
 format = 'json'
@@ -147,6 +149,8 @@ audit = '/audit'
             origins: vec!["https://app.example:8443".to_owned(), "*".to_owned()],
             key_file: "/etc/handsd/key".into(),
             key: None,
+            private_webhooks: true,
+            webhook_retry: Duration::from_secs(1),
         },
         log: LogConfig { filter: "warn,handsd::engine=debug".to_owned(), format: LogFormat::Json },
         auth: AuthConfig { clients: Vec::new(), audit: Some("/audit".into()) },
@@ -244,6 +248,8 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("http.origins", "['app.example']"),
         ("http.origins", "['https://app.example/path']"),
         ("http.key_file", "'key'"),
+        ("http.private_webhooks", "'yes'"),
+        ("http.webhook_retry", "'0s'"),
         ("log.filter", "'handsd=loud'"),
         ("network.default", "'bridge'"),
         ("network.default", "'host'"),

@@ -29,6 +29,7 @@ mod sandboxes;
 mod schema;
 mod sessions;
 mod tokens;
+mod webhooks;
 mod writer;
 
 use std::fs::OpenOptions;
@@ -49,6 +50,7 @@ pub use error::StoreError;
 pub use events::{NewEvent, StoredEvent};
 pub use log::{LogEntry, LogQuery};
 pub use sessions::{Added, Change, Claim, NewSession, SessionQuery, StoredSession};
+pub use webhooks::{StoredDelivery, StoredDestination};
 
 use log::Heads;
 use readers::Readers;

@@ -106,6 +106,30 @@ pub(super) const STEPS: &[Step] = &[
             ) STRICT, WITHOUT ROWID;
         ",
     },
+    Step {
+        name: "webhooks",
+        // A delivery is of one event to one destination; its number is the order in which they began.
+        sql: "
+            CREATE TABLE destinations (
+                number INTEGER PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                session TEXT NOT NULL,
+                record TEXT NOT NULL,
+                cursor INTEGER NOT NULL
+            ) STRICT;
+            CREATE INDEX destinations_by_session ON destinations (session);
+            CREATE TABLE deliveries (
+                number INTEGER PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                destination TEXT NOT NULL REFERENCES destinations (id) ON DELETE CASCADE,
+                session TEXT NOT NULL,
+                seq INTEGER NOT NULL,
+                record TEXT NOT NULL,
+                UNIQUE (destination, seq)
+            ) STRICT;
+            CREATE INDEX deliveries_by_session ON deliveries (session, number);
+        ",
+    },
 ];
 
 /// Takes the steps that the database lacks, all of them or none.

@@ -87,7 +87,8 @@ async fn start(
 
 async fn list(State(surface): State<Shared>, Path(id): Path<String>) -> Result<axum::Json<Vec<RunView>>, Problem> {
     let sandbox = find(&surface, &id)?;
-    let runs = sandbox.hands().map_err(Fault::from)?.runs();
+    // One that is being made, or removed, has none.
+    let runs = sandbox.hands().map(|hands| hands.runs()).unwrap_or_default();
     let views = runs.iter().filter_map(|run| convert::run(&sandbox.profile().id, run, surface.viewers.of(run.id())));
     Ok(axum::Json(views.collect()))
 }

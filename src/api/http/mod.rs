@@ -32,6 +32,7 @@ use super::convert::Deadlines;
 use super::proto::NodeInfo;
 use crate::sandbox::Sandboxes;
 use crate::session::Sessions;
+use crate::webhook::Webhooks;
 
 pub mod access;
 mod body;
@@ -67,6 +68,8 @@ pub struct Settings {
     pub sandboxes: Sandboxes,
     /// The sessions.
     pub sessions: Sessions,
+    /// Their webhooks.
+    pub webhooks: Webhooks,
     /// Bounds of deadlines.
     pub deadlines: Deadlines,
     /// What does not change of the node while the daemon runs.
@@ -85,6 +88,7 @@ pub struct Settings {
 struct Surface {
     sandboxes: Sandboxes,
     sessions: Sessions,
+    webhooks: Webhooks,
     access: Arc<Access>,
     deadlines: Deadlines,
     node: NodeInfo,
@@ -100,7 +104,7 @@ type Shared = Arc<Surface>;
 
 /// The whole surface.
 pub fn router(settings: Settings) -> Router {
-    let Settings { sandboxes, sessions, deadlines, node, ready, access, stop, tasks } = settings;
+    let Settings { sandboxes, sessions, webhooks, deadlines, node, ready, access, stop, tasks } = settings;
     let routes = node::routes()
         .and(page::routes())
         .and(sandboxes::routes())
@@ -116,6 +120,7 @@ pub fn router(settings: Settings) -> Router {
     let surface = Surface {
         sandboxes,
         sessions,
+        webhooks,
         access: Arc::clone(&access),
         deadlines,
         node,

@@ -6,6 +6,8 @@ use tonic::Code;
 use super::problem::Problem;
 use crate::api::proto::ErrorReason;
 use crate::api::status::Fault;
+use crate::telemetry::chain;
+use crate::webhook::WebhookError;
 
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
@@ -14,6 +16,19 @@ impl From<Fault> for Problem {
             code: Some(fault.reason().as_str_name().to_ascii_lowercase()),
             message: fault.message().to_owned(),
             param: fault.field().map(str::to_owned),
+        }
+    }
+}
+
+impl From<WebhookError> for Problem {
+    fn from(error: WebhookError) -> Self {
+        let message = chain(&error).to_string();
+        match error {
+            WebhookError::Invalid { field, message } => Self::field(field, message),
+            WebhookError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, message),
+            WebhookError::TooMany => Self::new(StatusCode::TOO_MANY_REQUESTS, message),
+            WebhookError::Session(error) => Fault::from(error).into(),
+            WebhookError::Store(_) | WebhookError::Seal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, message),
         }
     }
 }

@@ -6,16 +6,19 @@ use sha2::{Digest, Sha256};
 
 use crate::api::http::convert::time;
 use crate::api::http::problem::Problem;
-use crate::ids::TurnId;
+use crate::ids::{EventId, TurnId};
 use crate::runtime::{Kind, Usage};
 use crate::session::{
-    Actor, ActorKind, Agent, AgentChange, AgentName, AgentSpec, Event, EventQuery, Level, Limits, NewSession, Session,
-    Status, Turn, UserMessage,
+    Actor, ActorKind, Agent, AgentChange, AgentName, AgentSpec, EventQuery, Level, Limits, NewSession, Session, Status,
+    Turn, UserMessage,
 };
+use crate::webhook::{self, Delivery, Destination};
 
 /// Items of a page, if not said otherwise, and at most.
 const PAGE: usize = 50;
 const MAX_PAGE: usize = 1000;
+
+pub use crate::webhook::envelope::event;
 
 /// How many items of a page are wanted.
 ///
@@ -164,7 +167,7 @@ pub struct CreateSession {
     limits: LimitsJson,
     metadata: Value,
     /// Where its events are to be sent, too.
-    pub destinations: Vec<Value>,
+    pub destinations: Vec<webhook::Change>,
     webhook: Value,
     sources: Vec<Value>,
     revision: Value,
@@ -399,27 +402,46 @@ pub fn level(name: &str) -> Result<Level, Problem> {
         .ok_or_else(|| Problem::field("level", format!("is one of {}", Level::ALL.map(Level::name).join(", "))))
 }
 
-/// An event.
+/// A destination. Its secret is told to nobody.
 #[must_use]
-pub fn event(event: &Event) -> Value {
-    let mut value = json!({
-        "id": event.id.to_string(),
-        "seq": event.seq,
-        "ts": time(event.at),
-        "session": event.session.as_str(),
-        "actor": event.actor,
-        "type": event.kind,
-        "level": event.level.name(),
-        "body": event.body,
-        "refs": if event.refs.is_null() { json!({}) } else { event.refs.clone() },
-    });
-    if let Some(turn) = &event.turn {
-        value["turn_id"] = json!(turn.as_str());
-    }
-    if let Some(bytes) = event.content_bytes {
-        value["content_ref"] = json!(format!("/v3/sessions/{}/events/{}/content", event.session, event.id));
-        value["body_truncated"] = json!(true);
-        value["body_bytes"] = json!(bytes);
-    }
-    value
+pub fn destination(destination: &Destination) -> Value {
+    let record = &destination.record;
+    json!({
+        "id": destination.id.as_str(),
+        "session": destination.session.as_str(),
+        "kind": "webhook",
+        "url": record.url,
+        "level": record.level,
+        "types": record.types,
+        "include_raw": record.include_raw,
+        "enabled": record.enabled,
+        "has_secret": record.has_secret(),
+        "created_after_seq": record.created_after_seq,
+        "created_at": moment(record.created_at_ms),
+        "updated_at": moment(record.updated_at_ms),
+    })
+}
+
+/// A delivery.
+#[must_use]
+pub fn delivery(delivery: &Delivery) -> Value {
+    let record = &delivery.record;
+    json!({
+        "id": delivery.id.as_str(),
+        "session": delivery.session.as_str(),
+        "destination": delivery.destination.as_str(),
+        "event_id": EventId::of(&delivery.session, delivery.seq).to_string(),
+        "event_seq": delivery.seq,
+        "status": record.status,
+        "attempts": record.attempts,
+        "last_attempt_at": record.last_attempt_at_ms.map(moment),
+        "response_code": record.response_code,
+        "error": record.error,
+        "created_at": moment(record.created_at_ms),
+    })
+}
+
+/// A time in milliseconds since 1970, as RFC 3339 writes it.
+fn moment(millis: u64) -> String {
+    time(std::time::UNIX_EPOCH + std::time::Duration::from_millis(millis))
 }

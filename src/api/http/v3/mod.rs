@@ -3,17 +3,18 @@
 //! | file | owns |
 //! |---|---|
 //! | `convert` | between its JSON and the domain (pure) |
-//! | `agents`, `sessions`, `events`, `tokens` | a resource each |
+//! | `agents`, `sessions`, `events`, `tokens`, `destinations` | a resource each |
 
 use super::routes::Routes;
 
 mod agents;
 pub mod convert;
+mod destinations;
 mod events;
 mod sessions;
 mod tokens;
 
 /// Their routes.
 pub fn routes() -> Routes {
-    agents::routes().and(sessions::routes()).and(events::routes()).and(tokens::routes())
+    agents::routes().and(sessions::routes()).and(events::routes()).and(tokens::routes()).and(destinations::routes())
 }

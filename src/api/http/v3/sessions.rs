@@ -64,8 +64,11 @@ async fn create(
     let wish = body.into_wish(idempotency_key(&headers)?)?;
     let created = surface.sessions.create(wish).await.map_err(Fault::from)?;
     let session = created.session;
-    if !destinations.is_empty() {
-        return Err(Problem { param: Some("destinations".to_owned()), ..Problem::lacking("destinations") });
+    // Those of a request that came before are there already.
+    if created.is_new {
+        for destination in destinations {
+            surface.webhooks.create_after(&session.id, destination, 0).await?;
+        }
     }
     let minted = tokens::mint(&surface, &session.id, &Scope::ALL, tokens::DEFAULT_TTL);
     let status = if created.is_new { StatusCode::CREATED } else { StatusCode::OK };
