@@ -20,6 +20,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/dom.js"),
     include_str!("page/node.js"),
     include_str!("page/sandboxes.js"),
+    include_str!("page/sessions.js"),
     include_str!("page/main.js"),
 );
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
 
-import { Sandbox } from "@opencomputer/sdk";
+import { OpenComputer, Sandbox } from "@opencomputer/sdk";
 import { type Page, chromium } from "playwright-core";
 
 import { node, test } from "./harness.js";
@@ -84,6 +84,27 @@ try {
       await page.close();
     });
   }
+  await test("a session is followed and steered", async () => {
+    const oc = new OpenComputer({ apiKey: key, baseUrl: `${url}/v3` });
+    const agent = await oc.agents.create({ name: "shown", prompt: "", model: "", runtime: "script", limits: { turns: 5, tokens: 1000 } });
+    const session = await oc.sessions.create({ agent: agent.id, input: "bash echo from the hands\ntokens 100 50\nsay first words" });
+    const { page, complaints } = await open("light");
+    await logIn(page);
+    await page.getByRole("tab", { name: "Sessions" }).click();
+    await page.getByLabel("List").getByText(session.id).click();
+    const detail = page.getByLabel("Detail");
+    const log = detail.getByLabel("Events");
+    await log.getByText("first words").first().waitFor();
+    await detail.getByLabel("Message").fill("say second words");
+    await detail.getByRole("button", { name: "Send" }).click();
+    await log.getByText("second words", { exact: true }).waitFor();
+    await detail.locator("#result").getByText("second words").waitFor();
+    await picture(page, "session-light");
+    await detail.getByRole("button", { name: "Archive" }).click();
+    await detail.getByText("archived", { exact: true }).waitFor();
+    assert.deepEqual(complaints, []);
+    await page.close();
+  });
 } finally {
   await browser.close();
 }

@@ -4,6 +4,7 @@ let watching = null;
 
 function logIn(fault = "") {
   watching?.abort();
+  talk.following?.abort();
   output?.close();
   sessionStorage.removeItem(KEY);
   byId("app").hidden = true;
@@ -25,6 +26,7 @@ async function enter() {
     else byId("health").replaceChildren("no connection");
   };
   follow(() => "/api/sandboxes?stream=sse", signal, sandboxChanged, told);
+  showTabs();
   showSandboxes();
   const [sandbox = "", run = ""] = location.hash.slice(1).split("/");
   select(sandbox, run);
@@ -32,6 +34,7 @@ async function enter() {
   repeat(signal, 1000, async () => {
     showSandboxes();
     await refreshRuns();
+    if (view.tab === "sessions") await refreshSessions();
   });
 }
 

@@ -8,7 +8,7 @@ const KEPT = 400_000;
 const sandboxes = new Map();
 /** Phases as they were seen, by sandbox. */
 const histories = new Map();
-const view = { phase: "", sandbox: "", run: "", runs: [] };
+const view = { tab: "sandboxes", phase: "", sandbox: "", run: "", runs: [] };
 let output = null;
 
 function sandboxChanged(sandbox) {
@@ -27,6 +27,7 @@ function sandboxChanged(sandbox) {
 }
 
 function showSandboxes() {
+  if (view.tab !== "sandboxes") return;
   const all = [...sandboxes.values()].sort((a, b) => b.startedAt.localeCompare(a.startedAt));
   const counts = Map.groupBy(all, (sandbox) => sandbox.phase);
   const chip = (word, count) =>
@@ -110,7 +111,7 @@ function showFacts() {
 }
 
 async function refreshRuns() {
-  if (!view.sandbox) return;
+  if (!sandboxes.has(view.sandbox) || view.tab !== "sandboxes") return;
   const asked = view.sandbox;
   const runs = await call("GET", `/api/sandboxes/${asked}/exec`);
   if (asked !== view.sandbox || !byId("runs")) return;
