@@ -24,7 +24,7 @@ function showSessions() {
       el("span", { className: "mono clip" }, session.id), pill(session.status, STATUS_COLOURS[session.status]),
       el("span", { className: "dim clip" }, `${session.agent_snapshot.name} · ${session.head} events`),
       el("span", { className: "dim" }, since(session.created_at))));
-  fill(byId("list"), el("h2", {}, "Sessions"),
+  fill(byId("list"), el("div", { className: "actions" }, el("h2", {}, "Sessions")),
     talk.sessions.length ? el("ul", { className: "rows" }, ...talk.sessions.map(row)) : el("p", { className: "empty" }, "There is no session yet."));
   showSessionFacts();
 }
