@@ -390,7 +390,7 @@ const UNREAD: Duration = Duration::from_secs(60);
 fn tune(stream: &mut TcpStream) {
     let unread = u32::try_from(UNREAD.as_millis()).unwrap_or(u32::MAX);
     let cut_off = nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &unread);
-    if let Err(error) = stream.set_nodelay(true).and(cut_off.map_err(io::Error::from)) {
+    if let Err(error) = stream.set_nodelay(true).and_then(|()| cut_off.map_err(io::Error::from)) {
         tracing::debug!(%error, "a connection stays as it is");
     }
 }
