@@ -163,6 +163,8 @@ pub struct NetworkConfig {
     pub reachable: Vec<IpNet>,
     /// The addresses of sandboxes that have one; no other daemon of this machine has the same.
     pub subnet: Ipv4Net,
+    /// The name below which previews have theirs.
+    pub preview_domain: String,
 }
 
 /// What makes the containers.

@@ -28,6 +28,7 @@ use crate::api::grpc::sessions::SessionsService;
 use crate::api::http;
 use crate::api::http::access::Access;
 use crate::api::http::key::{ApiKey, KeyError};
+use crate::api::http::preview::{self, Previews};
 use crate::api::http::token::Tokens;
 use crate::api::proto::hands_server::HandsServer;
 use crate::api::proto::node_server::NodeServer;
@@ -167,6 +168,11 @@ impl Daemon {
         let sessions =
             Sessions::open(store.clone(), sandboxes.clone(), contents).await.map_err(DaemonError::Sessions)?;
         let webhooks = open_webhooks(config, store.clone(), sessions.clone()).await?;
+        let stop = CancellationToken::new();
+        let tokens = preview::token::Tokens::open(&config.state_dir);
+        let tokens = tokens.map_err(|source| DaemonError::State { path: config.state_dir.clone(), source })?;
+        let domain = config.network.preview_domain.clone();
+        let previews = Previews::new(sandboxes.clone(), tokens, domain, http_address, stop.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let end = CancellationToken::new();
         let deadlines = Deadlines { default: config.run.timeout, max: config.run.max_timeout };
@@ -178,7 +184,7 @@ impl Daemon {
         let mut routes = Routes::builder();
         routes
             .add_service(sized(HandsServer::new(HandsService::new(sandboxes.clone(), deadlines))))
-            .add_service(SandboxesServer::new(SandboxesService::new(sandboxes.clone())))
+            .add_service(SandboxesServer::new(SandboxesService::new(sandboxes.clone(), previews.clone())))
             .add_service(SessionsServer::new(SessionsService::new(sessions.clone())))
             .add_service(NodeServer::new(NodeService::new(info.clone(), sandboxes.clone(), end.clone())))
             .add_service(health_service)
@@ -193,7 +199,7 @@ impl Daemon {
             end,
             webhooks,
             servers: JoinSet::new(),
-            stop: CancellationToken::new(),
+            stop,
             health,
             ready: watch::Sender::new(true),
             grpc: Vec::new(),
@@ -206,6 +212,7 @@ impl Daemon {
         if let Some(resolver) = resolver {
             daemon.servers.spawn(resolver.serve(daemon.stop.clone()));
         }
+        daemon.servers.spawn(previews.clone().wait());
         let routes = routes.routes();
         for address in &config.grpc {
             let at = daemon.front.serve(address, routes.clone(), &daemon.stop, &mut daemon.servers).await;
@@ -224,7 +231,7 @@ impl Daemon {
                 stop: daemon.stop.clone(),
                 tasks: TaskTracker::new(),
             };
-            daemon.serve_http(listener, settings);
+            daemon.serve_http(listener, settings, previews);
         }
         Ok(daemon)
     }
@@ -263,10 +270,11 @@ impl Daemon {
         self.servers.spawn(reconcile(self.sandboxes.clone(), self.stop.clone()));
     }
 
-    fn serve_http(&mut self, listener: TcpListener, settings: http::Settings) {
+    fn serve_http(&mut self, listener: TcpListener, settings: http::Settings, previews: Previews) {
         let stop = self.stop.clone().cancelled_owned();
         let tasks = settings.tasks.clone();
-        let server = axum::serve(listener.tap_io(tune), http::router(settings)).with_graceful_shutdown(stop);
+        let router = preview::mount(http::router(settings), previews);
+        let server = axum::serve(listener.tap_io(tune), router).with_graceful_shutdown(stop);
         self.servers.spawn(async move {
             log_end(async move { server.await }).await;
             tasks.close();

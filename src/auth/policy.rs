@@ -223,6 +223,7 @@ pub const RPCS: &[(&str, Role)] = &[
     ("/hands.v1.Sandboxes/Hibernate", Role::Operator),
     ("/hands.v1.Sandboxes/List", Role::Reader),
     ("/hands.v1.Sandboxes/Ports", Role::Reader),
+    ("/hands.v1.Sandboxes/Preview", Role::Operator),
     ("/hands.v1.Sandboxes/SetLimits", Role::Operator),
     ("/hands.v1.Sandboxes/SetNetwork", Role::Operator),
     ("/hands.v1.Sandboxes/Touch", Role::Operator),

@@ -125,6 +125,8 @@ pub(super) const NETWORK_CEILING: &str = "nat";
 pub(super) const SUBNET: &str = "198.18.0.0/16";
 /// More than a million sandboxes, and one.
 pub(super) const SUBNET_BITS: RangeInclusive<u8> = 12..=30;
+/// Browsers know that every name below it is this machine.
+pub(super) const PREVIEW_DOMAIN: &str = "localhost";
 /// Of a ceiling "proxy": every name.
 pub(super) const NETWORK_CEILING_ALLOW: &str = "*";
 

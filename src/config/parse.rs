@@ -18,6 +18,7 @@ use super::{
 };
 use crate::image::ImageRef;
 use crate::network::policy::{Allow, Bounds, Policy, Rule};
+use crate::network::target::Host;
 
 /// The configuration that `text` gives with the flags on top, or all its faults.
 pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environment) -> Result<Config, Vec<Fault>> {
@@ -219,6 +220,9 @@ fn network(network: &mut Section<'_, '_>) -> NetworkConfig {
         subnet: network
             .take("subnet", text(subnet))
             .unwrap_or_else(|| defaults::SUBNET.parse().expect("it is a range")),
+        preview_domain: network
+            .take("preview_domain", text(domain))
+            .unwrap_or_else(|| defaults::PREVIEW_DOMAIN.to_owned()),
     }
 }
 
@@ -244,6 +248,14 @@ fn subnet(text: &str) -> Result<Ipv4Net, String> {
     let subnet = text.parse::<Ipv4Net>().ok().filter(|subnet| defaults::SUBNET_BITS.contains(&subnet.prefix_len()));
     let (most, least) = (defaults::SUBNET_BITS.start(), defaults::SUBNET_BITS.end());
     subnet.ok_or_else(|| format!("a range of IPv4 like \"{}\", from /{most} to /{least}", defaults::SUBNET))
+}
+
+/// A name.
+fn domain(text: &str) -> Result<String, String> {
+    match text.parse() {
+        Ok(Host::Name(name)) => Ok(name),
+        Ok(Host::Address(_)) | Err(_) => Err("a name like \"preview.example.com\"".to_owned()),
+    }
 }
 
 /// A range of addresses.

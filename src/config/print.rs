@@ -153,7 +153,7 @@ plain_http = [{plain_http}]
     }
 
     fn network(&self) -> String {
-        let NetworkConfig { default, ceiling, reachable, subnet } = &self.network;
+        let NetworkConfig { default, ceiling, reachable, subnet, preview_domain } = &self.network;
         let list = |items: Vec<String>| items.iter().map(|item| text(item)).collect::<Vec<_>>().join(", ");
         let rules = |policy: &Policy| match policy {
             Policy::Proxy(allow) => allow.rules().iter().map(ToString::to_string).collect(),
@@ -173,6 +173,8 @@ ceiling = \"{ceiling}\"
 reachable = [{reachable}]
 # The addresses of sandboxes with \"nat\"; no other daemon of this machine may have the same.
 subnet = \"{subnet}\"
+# Previews are seen at http://PORT-SANDBOX. and this name.
+preview_domain = {preview_domain}
 ",
             default = default.name(),
             allow = list(rules(default)),
@@ -181,6 +183,7 @@ subnet = \"{subnet}\"
                 Policy::Proxy(_) => format!("ceiling_allow = [{}]\n", list(rules(ceiling))),
                 Policy::None | Policy::Nat | Policy::Host => String::new(),
             },
+            preview_domain = text(preview_domain),
             reachable = list(reachable.iter().map(ToString::to_string).collect()),
         )
     }

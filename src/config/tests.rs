@@ -120,6 +120,7 @@ ceiling = 'proxy'
 ceiling_allow = ['*.example.com', 'example.com']
 reachable = ['10.1.0.0/16', 'fd00::/64']
 subnet = '100.64.0.0/24'
+preview_domain = 'Preview.Example.com'
 [engine]
 kind = 'native'
 cgroup = 'off'
@@ -184,6 +185,7 @@ audit = '/audit'
             ceiling: Policy::Proxy(Allow::parse(&["*.example.com", "example.com"]).unwrap()),
             reachable: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()],
             subnet: "100.64.0.0/24".parse().unwrap(),
+            preview_domain: "preview.example.com".to_owned(),
         },
         engine: EngineConfig {
             kind: EngineKind::Native,
@@ -258,6 +260,7 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("network.reachable", "['10.1']"),
         ("network.subnet", "'10.0.0.0/8'"),
         ("network.subnet", "'fd00::/64'"),
+        ("network.preview_domain", "'127.0.0.1'"),
         ("log.format", "'xml'"),
         ("sandbox.memory", "'1M'"),
         ("sandbox.memory", "-1"),

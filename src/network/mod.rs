@@ -8,7 +8,7 @@
 //! | `outside` | the way out: one lookup, one check, one connection |
 //! | `dns` | the resolver of sandboxes in mode `nat` |
 //! | `proxy` | what leaves a sandbox in mode `proxy` |
-//! | `relay` | bytes between two sockets |
+//! | [`relay`] | bytes between two sockets |
 //! | `dial` | connecting to a port inside |
 //! | `ports` | which ports are listened on inside |
 //!
@@ -44,7 +44,7 @@ pub mod policy;
 mod ports;
 mod proxy;
 mod refusal;
-mod relay;
+pub mod relay;
 pub mod target;
 
 /// A handle on the network of one sandbox.

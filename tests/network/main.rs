@@ -9,4 +9,5 @@ mod forward;
 mod inside;
 mod lab;
 mod nat;
+mod preview;
 mod proxy;

@@ -6,12 +6,13 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::doors::Doors;
 use super::{ReplyStream, forward};
 use crate::api::convert;
+use crate::api::http::preview::{Links, Previews};
 use crate::api::proto::sandboxes_server::Sandboxes as Service;
 use crate::api::proto::{
     CreateSandboxRequest, DestroySandboxRequest, DestroySandboxResponse, ErrorReason, ForwardRequest, ForwardResponse,
     GetSandboxRequest, HibernateSandboxRequest, ListSandboxesRequest, ListSandboxesResponse, PortsRequest,
-    PortsResponse, Sandbox as Message, SetLimitsRequest, SetNetworkRequest, TouchSandboxRequest, WakeSandboxRequest,
-    WatchSandboxRequest,
+    PortsResponse, PreviewRequest, PreviewResponse, Sandbox as Message, SetLimitsRequest, SetNetworkRequest,
+    TouchSandboxRequest, WakeSandboxRequest, WatchSandboxRequest,
 };
 use crate::api::status::Fault;
 use crate::sandbox::{Sandbox, Sandboxes};
@@ -19,13 +20,14 @@ use crate::sandbox::{Sandbox, Sandboxes};
 /// The service.
 pub struct SandboxesService {
     doors: Doors,
+    previews: Previews,
 }
 
 impl SandboxesService {
     /// Serves these sandboxes.
     #[must_use]
-    pub fn new(sandboxes: Sandboxes) -> Self {
-        Self { doors: Doors::new(sandboxes) }
+    pub fn new(sandboxes: Sandboxes, previews: Previews) -> Self {
+        Self { doors: Doors::new(sandboxes), previews }
     }
 }
 
@@ -118,6 +120,13 @@ impl Service for SandboxesService {
         // A guest that is gone is about to be seen by the sandbox's driver, too.
         let lost = |error| Fault::new(Code::Unavailable, ErrorReason::SandboxLost, format!("list the ports: {error}"));
         Ok(Response::new(convert::ports(&network.ports().map_err(lost)?)))
+    }
+
+    async fn preview(&self, request: Request<PreviewRequest>) -> Result<Response<PreviewResponse>, Status> {
+        let (door, request) = self.doors.enter(request)?;
+        let sandbox = door.find(&request.sandbox_id)?;
+        let Links { url, path, token } = self.previews.links(&sandbox.profile().id, convert::port(request.port)?);
+        Ok(Response::new(PreviewResponse { url, path, token }))
     }
 
     async fn forward(

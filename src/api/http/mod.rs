@@ -15,6 +15,7 @@
 //! | `v3` | durable sessions |
 //! | `token` | client tokens |
 //! | `page` | the page |
+//! | [`preview`] | what listens in sandboxes, in front of all else |
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ mod lacking;
 mod node;
 mod page;
 pub mod policy;
+pub mod preview;
 pub mod problem;
 mod routes;
 mod sandboxes;

@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use bytes::BytesMut;
 use handsd::api::proto::sandboxes_client::SandboxesClient;
-use handsd::api::proto::{ForwardOpen, ForwardRequest, GetSandboxRequest, PortsRequest};
+use handsd::api::proto::{ForwardOpen, ForwardRequest, GetSandboxRequest, PortsRequest, PreviewRequest};
 use handsd::api::proto::{forward_request, forward_response};
 use handsd::client::Channel;
 use serde_json::json;
@@ -32,6 +32,15 @@ const WAITING: usize = 4;
 pub struct PortsArgs {
     /// The sandbox
     id: String,
+}
+
+/// Prints the address at which a browser sees a port of a sandbox.
+#[derive(Debug, clap::Args)]
+pub struct PreviewArgs {
+    /// The sandbox
+    id: String,
+    /// The port
+    port: u16,
 }
 
 /// Connects ports of this machine to ports of a sandbox, until Ctrl-C.
@@ -79,6 +88,17 @@ pub async fn ports(context: &Context, args: PortsArgs) -> anyhow::Result<()> {
             let rows: Vec<_> = ports.iter().map(|it| vec![it.port.to_string(), it.address.clone()]).collect();
             output::print(&output::table(&[("PORT", Align::Right), ("ADDRESS", Align::Left)], &rows))
         }
+    }
+}
+
+/// `hands preview`
+pub async fn preview(context: &Context, args: PreviewArgs) -> anyhow::Result<()> {
+    let request = PreviewRequest { sandbox_id: args.id, port: args.port.into() };
+    let links = context.sandboxes().preview(request).await?.into_inner();
+    match context.format {
+        Format::Json => output::print_json(&json!({ "url": links.url, "path": links.path, "token": links.token })),
+        Format::Text if links.url.is_empty() => bail!("the node serves no HTTP"),
+        Format::Text => output::print(&format!("{}\n", links.url)),
     }
 }
 

@@ -117,6 +117,7 @@ enum Command {
     Cp(copy::CpArgs),
     Ports(forward::PortsArgs),
     Forward(forward::ForwardArgs),
+    Preview(forward::PreviewArgs),
     Allow(network::AllowArgs),
     Agent(sessions::AgentArgs),
     Session(sessions::SessionArgs),
@@ -227,6 +228,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Cp(args) => copy::cp(&context, args).await,
         Command::Ports(args) => forward::ports(&context, args).await,
         Command::Forward(args) => forward::forward(&context, args).await,
+        Command::Preview(args) => forward::preview(&context, args).await,
         Command::Allow(args) => network::allow(&context, args).await,
         Command::Completion { .. } => Ok(()),
     }
