@@ -5,7 +5,7 @@ use handsd::api::proto::{CreateSandboxRequest, Network};
 
 use crate::inside::{ECHO, Forward, has_python, hibernate, serve};
 use crate::lab::Lab;
-use crate::proxy::{proxy, sandbox_with};
+use crate::proxy::{proxy, sandbox_with, set_network};
 use crate::support::{Daemon, SOON, Sandbox, eventually, expect, reason};
 
 /// Says its own address to whoever connects, over TCP and UDP; answers every question about a name ending in "2.test" by
@@ -109,6 +109,13 @@ fn nat() -> Network {
 /// The node's address, as seen from inside: the gateway.
 async fn gateway(sandbox: &Sandbox) -> String {
     sandbox.read("cut -d ' ' -f 2 /etc/resolv.conf").await
+}
+
+/// Prints what the proxy says to a request for a tunnel.
+fn ask(name: &str) -> String {
+    format!(
+        "printf 'CONNECT {name}:80 HTTP/1.1\\r\\n\\r\\n' > ask; exec 3<>/dev/tcp/127.0.0.1/7422; cat ask >&3; head -n 1 <&3"
+    )
 }
 
 /// What there is of sandboxes in the node's network.
@@ -255,6 +262,26 @@ async fn what_a_killed_daemon_left_is_gone_after_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_next_daemon_goes_on_with_it() {
+    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut daemon) = node(&mut lab).await else { return };
+    let (sandbox, proxied) =
+        (sandbox_with(&daemon, nat()).await.unwrap(), sandbox_with(&daemon, proxy(&["a.com"])).await.unwrap());
+    let list = proxy(&["world.test"]);
+    set_network(&daemon, &proxied, list.clone()).await.unwrap();
+    daemon.kill_and_restart().await;
+    let (sandbox, proxied) = (sandbox.through(&daemon), proxied.through(&daemon));
+    assert_eq!(sandbox.read(&reach("world2.test", false)).await, "203.0.113.2 saw 198.51.100.1");
+    assert!(sandbox.read(&reach("10.9.0.2", false)).await.starts_with("failed: "));
+    assert_eq!(proxied.get().await.unwrap().network, Some(list));
+    assert_eq!(proxied.read(&ask("world.test")).await, "HTTP/1.1 200 Connection established");
+    // The numbers of those that go on are not given away.
+    let another = sandbox_with(&daemon, nat()).await.unwrap();
+    assert_eq!(another.read(&reach("203.0.113.2", false)).await, "203.0.113.2 saw 198.51.100.1");
+    assert_eq!(sandbox.read(&reach("203.0.113.2", false)).await, "203.0.113.2 saw 198.51.100.1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_it_the_request_is_refused_by_name() {
     let Some(daemon) = Daemon::start().await else { return };
     let host = Network { mode: Mode::Host.into(), allow: Vec::new() };
@@ -273,11 +300,6 @@ async fn the_proxy_refuses_what_a_name_is_bound_to() {
     let Some(mut lab) = Lab::new() else { return };
     let Some(daemon) = node(&mut lab).await else { return };
     let sandbox = sandbox_with(&daemon, proxy(&["*"])).await.unwrap();
-    let ask = |name: &str| {
-        format!(
-            "printf 'CONNECT {name}:80 HTTP/1.1\\r\\n\\r\\n' > ask; exec 3<>/dev/tcp/127.0.0.1/7422; cat ask >&3; head -n 1 <&3"
-        )
-    };
     assert_eq!(sandbox.read(&ask("world.test")).await, "HTTP/1.1 200 Connection established");
     for name in ["private.test", "rebound.test", "node.test", "metadata.test", "localhost"] {
         assert_eq!(sandbox.read(&ask(name)).await, "HTTP/1.1 403 Forbidden", "{name}");

@@ -24,7 +24,7 @@ pub async fn sandbox_with(daemon: &Daemon, network: Network) -> Result<Sandbox, 
     Sandbox::create(daemon, request).await
 }
 
-async fn set_network(daemon: &Daemon, sandbox: &Sandbox, network: Network) -> Result<u64, Status> {
+pub async fn set_network(daemon: &Daemon, sandbox: &Sandbox, network: Network) -> Result<u64, Status> {
     let request = SetNetworkRequest { sandbox_id: sandbox.id.clone(), network: Some(network) };
     daemon.sandboxes().set_network(request).await.map(|sandbox| sandbox.into_inner().generation)
 }
