@@ -36,6 +36,8 @@ pub struct Host {
     pub swap: Swap,
     /// What a system call filter can do; empty if there are none.
     pub seccomp: Vec<String>,
+    /// The kernel lets this process make rules for packets (nf_tables).
+    pub nftables: bool,
     /// Where state is kept.
     pub state: StateDir,
     /// Whether there is a Docker engine.

@@ -8,6 +8,7 @@ use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::proc::{self, Mount};
 use super::{Cgroups, Hierarchy, Host, Overlayfs, StateDir, Swap, User, UserNamespaces, docker};
+use crate::engine::native::nat;
 
 /// What this host can do. `docker_host` is the value of `DOCKER_HOST`. Takes at most a second, which an engine of Docker's
 /// that does not answer is given; it blocks.
@@ -24,6 +25,7 @@ pub fn probe(state_dir: &Path, docker_host: Option<&str>) -> Host {
         cgroups: cgroups(&mounts, user),
         swap: swap(),
         seccomp: words("/proc/sys/kernel/seccomp/actions_avail"),
+        nftables: nat::probe().is_ok(),
         state: state(state_dir, &mounts),
         docker: docker::find(docker_host),
         kernel,

@@ -82,6 +82,7 @@ pub fn report(host: &Host) -> Vec<Finding> {
         limit(host, "process limits", "pids", "limits.pids"),
         kill(host),
         attach(host),
+        addresses(host),
         state_filesystem(host),
         free_disk(host),
         disk_limits(host),
@@ -206,6 +207,20 @@ fn cgroups(host: &Host) -> Finding {
             let at = host.cgroups.v2.as_ref().map(|v2| format!(", cgroup2 on {}", v2.mount.display()));
             Finding::ok(NAME, format!("{mode}{}", at.unwrap_or_default()))
         }
+    }
+}
+
+fn addresses(host: &Host) -> Finding {
+    const NAME: &str = "addresses";
+    match host.user {
+        User::Root | User::WeakRoot if host.nftables => Finding::ok(NAME, "network \"nat\" by nf_tables"),
+        User::Root | User::WeakRoot => Finding::lacking(
+            NAME,
+            "The kernel has no nf_tables that handsd may use, so network \"nat\" is refused.",
+            "boot a kernel with CONFIG_NF_TABLES, CONFIG_NFT_MASQ, CONFIG_NFT_REJECT and CONFIG_VETH",
+        ),
+        // That sandboxes are poorer then is said of the user.
+        User::Rootless => Finding::ok(NAME, "none without root: network \"nat\" is refused"),
     }
 }
 

@@ -17,6 +17,7 @@ fn good() -> Host {
         },
         swap: Swap { bytes: 8 << 30, zram: true },
         seccomp: vec!["kill_process".to_owned(), "errno".to_owned(), "allow".to_owned()],
+        nftables: true,
         state: StateDir {
             path: "/var/lib/handsd".into(),
             free: Some(100 << 30),
@@ -65,6 +66,13 @@ fn fix(host: &Host, name: &str) -> String {
 }
 
 #[test]
+fn without_nf_tables_there_are_no_addresses() {
+    let host = Host { nftables: false, ..good() };
+    assert_eq!(troubles(&host), [("addresses", State::Lacking)]);
+    assert_eq!(host.lacks().len(), 1);
+}
+
+#[test]
 fn a_host_that_has_all_lacks_nothing() {
     assert_eq!(troubles(&good()), []);
     assert_eq!(good().lacks(), Vec::<String>::new());
@@ -82,6 +90,7 @@ fn every_trouble_is_a_sentence_and_has_a_fix() {
         cgroups: Cgroups::default(),
         swap: Swap::default(),
         seccomp: vec![],
+        nftables: false,
         state: StateDir {
             path: "/var".into(),
             free: Some(0),

@@ -48,6 +48,14 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 /// Letters of the instance in the name of a link. A link's name has 15, and a number up to five.
 const INSTANCE_LETTERS: usize = 8;
 
+/// Whether the kernel has nf_tables and lets this process use them. Changes nothing.
+///
+/// # Errors
+/// The kernel's word on it.
+pub fn probe() -> io::Result<()> {
+    rules::probe()
+}
+
 /// What the operator chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

@@ -29,6 +29,7 @@ const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_GETGEN: u16 = 16;
 
 const TABLE_NAME: u16 = 1;
 const CHAIN_TABLE: u16 = 1;
@@ -110,6 +111,13 @@ pub struct Rules<'a> {
     pub refused: &'a [Ipv4Net],
     /// Ranges that are not, all the same.
     pub reachable: &'a [Ipv4Net],
+}
+
+/// Asks for the generation of the rules that are in force.
+pub fn probe() -> io::Result<()> {
+    let mut batch = Batch::default();
+    batch.push(kind(NFT_MSG_GETGEN), 0, &[0; 4], |_| {});
+    batch.send(SockProtocol::NetlinkNetFilter)
 }
 
 impl Rules<'_> {
