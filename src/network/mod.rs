@@ -33,9 +33,9 @@ use proxy::{Proxy, Traffic};
 
 pub use dial::ConnectError;
 pub use dns::Resolver;
-pub use outside::Outside;
+pub use outside::{Outside, OutsideError};
 pub use ports::Port;
-pub use refusal::REFUSED_V4;
+pub use refusal::{REFUSED_V4, Refusal};
 
 mod dial;
 mod dns;

@@ -300,7 +300,7 @@ impl Sandbox {
         }
     }
 
-    /// Connects to a port inside: wakes the sandbox if it sleeps. See [`connection`] for when the connection keeps it awake.
+    /// Connects to a port inside: wakes the sandbox if it sleeps. A connection that is merely open does not keep it awake.
     ///
     /// # Errors
     /// See [`ForwardError`].

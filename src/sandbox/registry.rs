@@ -222,7 +222,7 @@ impl Sandboxes {
     /// Changes what a sandbox may reach, as far as the node gives it.
     ///
     /// # Errors
-    /// [`SandboxError::Network`]; those of [`Sandbox::set_network`].
+    /// [`SandboxError::Network`]; [`SandboxError::NetworkMode`]; [`SandboxError::NotRunning`].
     pub async fn set_network(&self, sandbox: &Sandbox, policy: Policy) -> Result<(), SandboxError> {
         let policy = self.defaults().network.choose(Some(policy)).map_err(SandboxError::Network)?;
         sandbox.set_network(policy).await
