@@ -69,7 +69,7 @@ pub struct HttpConfig {
     pub listen: Option<SocketAddr>,
     /// Names of this node in URLs, besides its addresses and "localhost"; in lower case, without a port.
     pub hosts: Vec<String>,
-    /// Origins of other sites whose pages may call it, such as "https://app.example"; "*" is any.
+    /// Origins of other sites whose pages may call it, such as `https://app.example`; "*" is any.
     pub origins: Vec<String>,
     /// The file with the API key; absolute and UTF-8.
     pub key_file: PathBuf,
