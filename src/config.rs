@@ -18,6 +18,7 @@ pub use access::{AuthConfig, LimitsConfig};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::auth::tls::TlsFiles;
+use crate::health::policy::Floors;
 use crate::image::{ImageRef, ImageRefError};
 use crate::network::policy::Policy;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// How much may be asked for at once.
     pub limits: LimitsConfig,
+    /// What has to be left for the node to be ready.
+    pub health: Floors,
     /// What a sandbox gets if its request leaves it out.
     pub sandbox: SandboxDefaults,
     /// The same of a run.

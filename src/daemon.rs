@@ -17,8 +17,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::api::convert::Deadlines;
 use crate::api::grpc::hands::HandsService;
@@ -42,11 +43,13 @@ use crate::engine::docker::{self, Docker};
 use crate::engine::native::{Ids, Native, nat};
 use crate::engine::{Engine, EngineError, Limits, cgroup};
 use crate::hands;
-use crate::health::watch_engine;
+use crate::health::policy::Report;
+use crate::health::{self, Watched};
 use crate::ids::SandboxId;
 use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership};
 use crate::network::policy::{Beyond, Bounds};
 use crate::network::{Outside, REFUSED_V4, Resolver};
+use crate::notify;
 use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile, strangers};
 use crate::seal::{self, Sealer};
 use crate::session::{SessionError, Sessions};
@@ -134,9 +137,10 @@ pub struct Daemon {
     webhooks: Webhooks,
     servers: JoinSet<()>,
     stop: CancellationToken,
-    health: tonic_health::server::HealthReporter,
-    /// What /readyz says.
-    ready: watch::Sender<bool>,
+    /// From when it takes no more work.
+    draining: CancellationToken,
+    /// How the node is.
+    health: watch::Sender<Report>,
     grpc: Vec<ListenAddress>,
     http: Option<SocketAddr>,
     front: Front,
@@ -175,6 +179,7 @@ impl Daemon {
         let previews = Previews::new(sandboxes.clone(), tokens, domain, http_address, stop.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let end = CancellationToken::new();
+        let draining = sandboxes.draining().child_token();
         let deadlines = Deadlines { default: config.run.timeout, max: config.run.max_timeout };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -200,15 +205,15 @@ impl Daemon {
             webhooks,
             servers: JoinSet::new(),
             stop,
-            health,
-            ready: watch::Sender::new(true),
+            draining,
+            health: watch::Sender::default(),
             grpc: Vec::new(),
             http: http_address,
             front: Front::open(config).map_err(DaemonError::Front)?,
             config: config.clone(),
             _lock: lock,
         };
-        daemon.watch_over();
+        daemon.watch_over(health);
         if let Some(resolver) = resolver {
             daemon.servers.spawn(resolver.serve(daemon.stop.clone()));
         }
@@ -226,7 +231,7 @@ impl Daemon {
                 webhooks: daemon.webhooks.clone(),
                 deadlines,
                 node: info,
-                ready: daemon.ready.subscribe(),
+                health: daemon.health.subscribe(),
                 access,
                 stop: daemon.stop.clone(),
                 tasks: TaskTracker::new(),
@@ -261,12 +266,24 @@ impl Daemon {
     }
 
     /// Begins what goes on beside the requests.
-    fn watch_over(&mut self) {
-        let (sandboxes, reporter, stop) = (self.sandboxes.clone(), self.health.clone(), self.stop.clone());
-        let ready = self.ready.clone();
+    fn watch_over(&mut self, reporter: HealthReporter) {
+        let watched = Watched {
+            state_dir: self.config.state_dir.clone(),
+            floors: self.config.health,
+            of_engine: vec![SandboxesServer::<SandboxesService>::NAME],
+            of_daemon: vec![
+                HandsServer::<HandsService>::NAME,
+                SessionsServer::<SessionsService>::NAME,
+                NodeServer::<NodeService>::NAME,
+            ],
+        };
+        let (sandboxes, published) = (self.sandboxes.clone(), self.health.clone());
+        let (draining, stop) = (self.draining.clone(), self.stop.clone());
         self.servers.spawn(async move {
-            watch_engine::<SandboxesServer<SandboxesService>>(sandboxes.engine(), reporter, ready, stop).await;
+            let (engine, store) = (sandboxes.engine(), sandboxes.store());
+            health::watch(engine, store, watched, reporter, published, draining, stop).await;
         });
+        self.servers.spawn(notify::keep(self.sandboxes.clone(), self.health.subscribe(), self.stop.clone()));
         self.servers.spawn(reconcile(self.sandboxes.clone(), self.stop.clone()));
     }
 
@@ -289,6 +306,7 @@ impl Daemon {
 
     /// Removes all sandboxes, and makes no more.
     pub async fn remove_all(&self) {
+        self.draining.cancel();
         if timeout(CLOSE_DEADLINE, self.sandboxes.close()).await.is_err() {
             tracing::error!("not all sandboxes could be removed in time; the next start removes the rest");
         }
@@ -297,8 +315,7 @@ impl Daemon {
     /// Ends: no new calls, and calls under way done or cut off. Sandboxes and their runs go on; the next daemon takes them
     /// over, as it would if this one were killed.
     pub async fn stop(mut self) {
-        self.health.set_service_status("", ServingStatus::NotServing).await;
-        self.ready.send_replace(false);
+        self.draining.cancel();
         self.webhooks.close().await;
         self.sessions.close().await;
         self.stop.cancel();
@@ -328,17 +345,35 @@ pub enum Sweep {
     Remove,
 }
 
-/// Finds what the engine has and no record names, because a daemon was killed while it made or removed it. It is no
-/// daemon's now, because this holds the lock that a daemon would. Calls `found` with each before it is removed.
+/// Whose sandboxes [`sweep`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swept {
+    /// Those that no record names, because a daemon was killed while it made or removed them.
+    Strangers,
+    /// Those too that the next daemon would take over.
+    All,
+}
+
+/// Finds what the engine has. It is no daemon's now, because this holds the lock that a daemon would. Calls `found` with each before it is removed.
 ///
 /// # Errors
 /// See [`DaemonError`].
-pub async fn sweep(config: &Config, sweep: Sweep, mut found: impl FnMut(&SandboxId)) -> Result<(), DaemonError> {
+pub async fn sweep(
+    config: &Config,
+    sweep: Sweep,
+    swept: Swept,
+    mut found: impl FnMut(&SandboxId),
+) -> Result<(), DaemonError> {
     let _lock = lock_state(&config.state_dir)?;
     let (engine, _) = start_engine(config, nix::unistd::geteuid().is_root()).await?;
     let store = open_store(&config.state_dir).await?;
     let recorded = store.sandboxes().await.map_err(DaemonError::Store)?;
-    for id in strangers(engine.list().await.map_err(DaemonError::Engine)?, &recorded) {
+    let all = engine.list().await.map_err(DaemonError::Engine)?;
+    let ids = match swept {
+        Swept::Strangers => strangers(all, &recorded),
+        Swept::All => all,
+    };
+    for id in ids {
         found(&id);
         if sweep == Sweep::Remove {
             engine.remove(&id).await.map_err(DaemonError::Engine)?;

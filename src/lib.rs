@@ -68,6 +68,8 @@
 //! | [`store`] | what outlives the daemon, in SQLite: sandboxes and the events of the node; one writer thread |
 //! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
 //! | [`auth`] | who calls and what they may (`policy`, pure), certificates, tokens, limits, the audit log |
+//! | [`metrics`] | what is counted and measured, by whoever sees it |
+//! | [`notify`] | what systemd is told: ready, reloading, and that the daemon does not hang |
 //! | [`seal`] | secrets at rest: sealed by the node's key before they reach the store |
 //! | [`client`] | connecting to a node, for the command line and for tests |
 //! | [`ids`] | names of sandboxes and runs |
@@ -118,7 +120,11 @@ pub mod ids;
 #[cfg(feature = "daemon")]
 pub mod image;
 #[cfg(feature = "daemon")]
+pub mod metrics;
+#[cfg(feature = "daemon")]
 pub mod network;
+#[cfg(feature = "daemon")]
+pub mod notify;
 #[cfg(feature = "daemon")]
 pub mod runtime;
 #[cfg(feature = "daemon")]

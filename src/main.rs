@@ -7,8 +7,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use handsd::check;
 use handsd::config::{Config, ConfigError, Environment, Overrides};
-use handsd::daemon::{self, Daemon, Sweep};
+use handsd::daemon::{self, Daemon, Sweep, Swept};
 use handsd::engine::native::zygote;
+use handsd::notify;
 use handsd::telemetry::{self, Colour, LogFilter};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -51,6 +52,9 @@ enum Command {
         /// Configuration file (TOML)
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Also the sandboxes that the next daemon would take over
+        #[arg(long)]
+        all: bool,
         /// Only print what would be removed
         #[arg(long)]
         dry_run: bool,
@@ -101,10 +105,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(if is_lacking { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         Command::Demo => runtime()?.block_on(demo::run()),
-        Command::Gc { config, dry_run, overrides } => {
+        Command::Gc { config, all, dry_run, overrides } => {
             let config = Config::load(config.as_deref(), &overrides, &Environment::current())?;
             let sweep = if dry_run { Sweep::DryRun } else { Sweep::Remove };
-            runtime()?.block_on(daemon::sweep(&config, sweep, |id| println!("{id}")))?;
+            let swept = if all { Swept::All } else { Swept::Strangers };
+            runtime()?.block_on(daemon::sweep(&config, sweep, swept, |id| println!("{id}")))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Zygote => unreachable!("handled before there is a runtime"),
@@ -138,6 +143,7 @@ async fn serve(
     if let Some(address) = daemon.http() {
         tracing::info!(%address, "serving HTTP");
     }
+    notify::ready();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -145,13 +151,16 @@ async fn serve(
             () = daemon.told_to_end() => break,
             _ = hangup.recv() => {}
         }
+        notify::reloading();
         match reload(&mut daemon, &load, filter) {
             Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration is in force"),
             Ok(waiting) => tracing::warn!(?waiting, "the configuration is in force, but for what takes a restart"),
             Err(error) => tracing::error!(error = format!("{error:#}"), "the configuration stays as it was"),
         }
+        notify::ready();
     }
     tracing::info!("stopping");
+    notify::stopping();
     if let End::Remove = end {
         daemon.remove_all().await;
     }

@@ -134,6 +134,7 @@ impl Config {
             ("run", self.run != new.run),
             ("image", self.image != new.image),
             ("engine", self.engine != new.engine),
+            ("health", self.health != new.health),
             ("tls", self.tls.is_some() != new.tls.is_some()),
             ("limits.connections", self.limits.connections != new.limits.connections),
         ];
@@ -163,8 +164,15 @@ calls = {calls}
 calls_per_client = {calls_per_client}
 # Calls a second of one client; or \"unlimited\".
 calls_per_second = {rate}
+
+# The node is not ready, and says so, while less than this is left.
+[health]
+min_free_disk = {disk}
+min_free_memory = {memory}
 ",
             rate = print::limit(rate.map(|rate| rate.to_string())),
+            disk = print::size(self.health.disk),
+            memory = print::size(self.health.memory),
         )
     }
 

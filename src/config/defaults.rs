@@ -130,6 +130,13 @@ pub(super) const PREVIEW_DOMAIN: &str = "localhost";
 /// Of a ceiling "proxy": every name.
 pub(super) const NETWORK_CEILING_ALLOW: &str = "*";
 
+/// Room for the outputs of runs under way, and for the store to say goodbye.
+pub(super) const MIN_FREE_DISK: u64 = 256 * MIB;
+/// Room for the daemon and a few guests, before the kernel begins to kill.
+pub(super) const MIN_FREE_MEMORY: u64 = 64 * MIB;
+/// Zero asks for nothing.
+pub(super) const MIN_FREE_BOUNDS: RangeInclusive<u64> = 0..=MAX_SIZE;
+
 /// Nothing has to be installed for it.
 pub(super) const ENGINE: EngineKind = EngineKind::Native;
 /// Limits and whole kills, wherever the host offers them.

@@ -16,6 +16,7 @@ use super::{
     HttpConfig, ImageConfig, ListenAddress, LogConfig, LogFormat, NetworkConfig, Overrides, PullPolicy, RunDefaults,
     SandboxDefaults, UserNamespace, defaults, units,
 };
+use crate::health::policy::Floors;
 use crate::image::ImageRef;
 use crate::network::policy::{Allow, Bounds, Policy, Rule};
 use crate::network::target::Host;
@@ -36,6 +37,7 @@ pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environmen
             auth,
             tls,
             limits: root.section("limits", access::limits),
+            health: root.section("health", health),
             sandbox: root.section("sandbox", |section| sandbox(section, engine.kind, overrides)),
             run: root.section("run", run),
             image: root.section("image", image),
@@ -149,6 +151,13 @@ fn log(log: &mut Section<'_, '_>) -> LogConfig {
     LogConfig {
         filter: filter.unwrap_or_else(|| defaults::LOG_FILTER.to_owned()),
         format: format.unwrap_or(defaults::LOG_FORMAT),
+    }
+}
+
+fn health(health: &mut Section<'_, '_>) -> Floors {
+    Floors {
+        disk: health.take("min_free_disk", size(defaults::MIN_FREE_BOUNDS)).unwrap_or(defaults::MIN_FREE_DISK),
+        memory: health.take("min_free_memory", size(defaults::MIN_FREE_BOUNDS)).unwrap_or(defaults::MIN_FREE_MEMORY),
     }
 }
 

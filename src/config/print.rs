@@ -247,7 +247,7 @@ credentials = {credentials}
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     text(&units::format_size(bytes))
 }
 

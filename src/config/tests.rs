@@ -137,6 +137,9 @@ connections = 4
 calls = 3
 calls_per_client = 2
 calls_per_second = 1
+[health]
+min_free_disk = '0B'
+min_free_memory = '1M'
 [auth]
 audit = '/audit'
 ";
@@ -160,6 +163,7 @@ audit = '/audit'
             connections: 4,
             calls: crate::auth::rate::Limits { calls: 3, calls_per_client: 2, rate: Some(1) },
         },
+        health: Floors { disk: 0, memory: 1 << 20 },
         sandbox: SandboxDefaults {
             image: "debian:12".to_owned(),
             memory: Some(512 << 20),

@@ -56,6 +56,21 @@ pub enum Reason {
     SandboxLost,
 }
 
+impl Reason {
+    /// In a word, as metrics have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exited => "exited",
+            Self::Signaled => "signaled",
+            Self::TimedOut => "timed_out",
+            Self::Canceled => "canceled",
+            Self::OomKilled => "oom_killed",
+            Self::SandboxLost => "sandbox_lost",
+        }
+    }
+}
+
 /// A process that was ended by us.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Killed {

@@ -23,12 +23,13 @@ use tokio_util::sync::CancellationToken;
 use super::input::Writer;
 use super::journal::{Begun, Ended, Step};
 use super::launch::{Launched, launch};
-use super::outcome::{Cause, reason};
+use super::outcome::{Cause, Reason, reason};
 use super::output::{Pumped, Sources, SpoolError, SpoolWriter, pump};
 use super::reach::Reach;
 use super::run::{Publisher, Run, Started, State};
 use super::{BackgroundPolicy, Exited, Killed, RunError, Shared};
 use crate::guest::client::ExitStatus;
+use crate::metrics::{RunEnd, metrics};
 
 /// How long the pipes of a run whose leader has ended are still waited for, if a child holds them. What the leader itself
 /// wrote is in them by then.
@@ -190,11 +191,23 @@ impl Task {
 
     /// Others see that it has ended.
     pub(super) fn publish_ended(&mut self, started: Started, exited: Exited, lease: Option<impl Send>) {
+        self.count(&exited);
         let end = Ended { pid: started.pid, exited: exited.clone(), at: SystemTime::now() };
         self.shared.journal.add(&Step::Ended { run: self.run.id().clone(), end });
         // Before anybody can know of the end, so that whoever does finds the sandbox unused.
         drop(lease);
         self.restore_ended(started, exited);
+    }
+
+    fn count(&self, exited: &Exited) {
+        let deadline = self.run.command().deadline.after().filter(|_| exited.reason == Reason::TimedOut);
+        metrics().run_ended(&RunEnd {
+            reason: exited.reason.name(),
+            elapsed: exited.elapsed,
+            late: deadline.map(|deadline| exited.elapsed.saturating_sub(deadline)),
+            output_bytes: exited.output_bytes,
+            killed: exited.killed.len(),
+        });
     }
 
     /// Waits for the leader, the deadline or a caller, and ends the run if it is one of the latter two.

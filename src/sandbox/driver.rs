@@ -19,6 +19,7 @@ use super::{IdleTimeout, Order, SandboxError, Snapshot};
 use crate::engine::{EngineError, Found, Limits, Spec, Started, Uplink};
 use crate::hands::remove_spools;
 use crate::ids::SandboxId;
+use crate::metrics::{LifeStep, metrics};
 use crate::network::policy::Policy;
 use crate::store::StoreError;
 use crate::telemetry::chain;
@@ -134,6 +135,7 @@ impl Driver {
 
     async fn try_make(&mut self) -> Result<(), SandboxError> {
         self.store(&self.record).await?;
+        let _timing = metrics().step(LifeStep::Create);
         let created = self.tools.engine.create(&self.spec()).await;
         let (started, image) = created.map_err(|error| SandboxError::Create(Arc::new(error)))?;
         self.record.image = image;
@@ -160,6 +162,7 @@ impl Driver {
         let is_as_recorded = phase == self.record.phase;
         self.record.phase = phase;
         self.record.boot.clone_from(&self.tools.boot);
+        metrics().adopted();
         match found {
             Found::Alive { started, is_frozen: true } => self.body = Body::Dormant(started),
             Found::Alive { started, is_frozen: false } => {
@@ -343,10 +346,12 @@ impl Driver {
             }
             return Err(error);
         }
+        let timing = metrics().step(LifeStep::Hibernate);
         let slept = match tier {
             Tier::Frozen => self.tools.engine.freeze(self.id()).await,
             Tier::Stopped => self.tools.engine.stop(self.id()).await,
         };
+        timing.observe_duration();
         match slept {
             Ok(()) => {
                 self.asleep_since = Instant::now();
@@ -386,10 +391,12 @@ impl Driver {
         let permit = timeout(WAKE_QUEUE_DEADLINE, tools.wakes.acquire()).await;
         let _permit = permit.map_err(|_| SandboxError::WakesFull)?.map_err(|_| SandboxError::ShuttingDown)?;
         self.intend(Observation::WakeBegun).await?;
+        let timing = metrics().step(LifeStep::Wake);
         let woken = match tier {
             Tier::Frozen => self.thaw().await,
             Tier::Stopped => self.start().await,
         };
+        timing.observe_duration();
         match woken {
             Ok(()) => {
                 self.activity.open();
@@ -450,7 +457,10 @@ impl Driver {
                 self.publish();
             }
             body.close().await;
-            match self.tools.engine.remove(self.id()).await {
+            let timing = metrics().step(LifeStep::Destroy);
+            let removed = self.tools.engine.remove(self.id()).await;
+            timing.observe_duration();
+            match removed {
                 Ok(()) => break,
                 Err(error) => {
                     let message = chain(&error).to_string();

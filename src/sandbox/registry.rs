@@ -86,8 +86,9 @@ impl Sandboxes {
         &self.shared.tools.defaults
     }
 
-    /// From when the node is emptied.
-    pub(super) fn draining(&self) -> &CancellationToken {
+    /// Told when the node is to be emptied.
+    #[must_use]
+    pub fn draining(&self) -> &CancellationToken {
         &self.shared.tools.draining
     }
 

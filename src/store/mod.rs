@@ -154,6 +154,14 @@ impl Store {
         }
     }
 
+    /// Goes the way of a change, and changes nothing: whether the writer answers, and how soon.
+    ///
+    /// # Errors
+    /// Those of every write.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.write(|_| Ok(())).await
+    }
+
     /// Has the writer make a change in its next transaction, and waits until that is durable.
     ///
     /// `make` may be run in one transaction with others, so it refuses by its value: an error of it fails them all.

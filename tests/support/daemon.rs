@@ -97,14 +97,21 @@ impl Daemon {
 
     /// The TCP address that it chose, as `127.0.0.1:port`.
     pub fn tcp_address(&self) -> String {
-        // It says so once all listen, which may be after this socket does.
+        self.address_after("serving gRPC address=127")
+    }
+
+    /// What the daemon says of an address, which ends these words. It says so once all listen, which may be after its
+    /// socket does.
+    fn address_after(&self, words: &str) -> String {
         let until = Instant::now() + SOON;
-        while !self.log().contains("127.0.0.1:") && Instant::now() < until {
+        loop {
+            let log = self.log().replace("\x1b[0m", "").replace("\x1b[2m", "").replace("\x1b[3m", "");
+            if let Some((_, rest)) = log.rsplit_once(words).filter(|(_, rest)| rest.contains('\n')) {
+                return format!("127{}", rest.split_whitespace().next().unwrap_or_default());
+            }
+            assert!(Instant::now() < until, "it does not say where it listens:\n{log}");
             std::thread::park_timeout(LOOK_AGAIN);
         }
-        let log = self.log();
-        let start = log.rfind("127.0.0.1:").expect("it says where it listens");
-        log[start..].split(|c: char| c.is_whitespace() || c == '\x1b').next().unwrap_or_default().to_owned()
     }
 
     /// Where its HTTP surface is, as `127.0.0.1:port`.

@@ -9,6 +9,7 @@
 //! | `disk` | [`Disk`]: a small disk of its own |
 //! | `files` | [`Files`]: the files of a sandbox |
 //! | `http` | [`http::Http`]: a daemon with the HTTP surface, and a client of it |
+//! | `probe` | a GET without a key, and what comes back |
 //! | `leftovers` | what a daemon can leave behind, and how it is removed |
 //! | `session` | [`Session`]: a session of a scripted agent, whose log is held to its contract as it is read |
 //! | `process` | what /proc says of a process |
@@ -34,6 +35,7 @@ mod disk;
 pub mod files;
 pub mod http;
 mod leftovers;
+pub mod probe;
 pub mod process;
 pub mod run;
 mod sandbox;

@@ -17,9 +17,10 @@ use crate::api::proto::ErrorReason;
 use crate::api::status::Fault;
 use crate::auth::Access;
 use crate::auth::audit::Record;
-use crate::auth::policy::{Caller, Peer};
+use crate::auth::policy::{Caller, Peer, least_role};
 use crate::auth::rate::Ticket;
 use crate::ids::{RunId, SandboxId};
+use crate::metrics::metrics;
 use crate::telemetry::chain;
 
 /// A handle on a call; the call is over when it is told so.
@@ -65,6 +66,7 @@ impl Call {
     /// A call begins.
     #[must_use]
     pub fn start(start: Start) -> Self {
+        metrics().call_began();
         let Start { rpc, request_id, trace, caller, peer, ticket, access } = start;
         let client = caller.as_ref().map(|caller| caller.name.as_str());
         let span = tracing::info_span!(
@@ -129,6 +131,9 @@ impl Call {
         }
         let _entered = self.shared.span.enter();
         let taken = self.shared.started.elapsed();
+        // What nobody serves has as many names as callers can think of.
+        let method = if least_role(rpc).is_some() { rpc.trim_start_matches('/') } else { "other" };
+        metrics().call_ended(method, &Outcome(code).to_string(), taken);
         tracing::debug!(outcome = %Outcome(code), duration_ms = taken.as_secs_f64() * 1e3, "a call has ended");
         let Some(audit) = &access.audit else { return };
         let record = Record {

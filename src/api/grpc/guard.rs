@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
@@ -26,6 +27,7 @@ use crate::auth::policy::{self, Caller, Peer, Refusal};
 use crate::auth::rate::{Excess, Meter, Ticket};
 use crate::auth::token::{self, TokenHash};
 use crate::ids::RequestId;
+use crate::metrics::metrics;
 
 /// The layer: what it guards is built below it.
 #[derive(Clone)]
@@ -173,17 +175,23 @@ impl Drop for Unanswered {
 fn follow(response: Response<Body>, call: Call) -> Response<Followed> {
     let (mut head, body) = response.into_parts();
     // An error is all in the head.
-    if let Some(code) = code(&head.headers) {
-        call.end(code);
-    }
+    end(&call, &head.headers);
     if let Ok(id) = HeaderValue::from_str(call.request_id()) {
         head.headers.insert(trace::REQUEST_ID, id);
     }
     Response::from_parts(head, Followed { body, call })
 }
 
-fn code(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))
+/// Ends the call if these headers, the first or the last, say how.
+fn end(call: &Call, headers: &HeaderMap) {
+    let Some(code) = headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes())) else { return };
+    if code != Code::Ok {
+        let info = Status::from_header_map(headers).and_then(|status| status.get_details_error_info());
+        // Only reasons of the API's own list: there are not many of them.
+        let reason = info.and_then(|info| ErrorReason::from_str_name(&info.reason));
+        metrics().failed(reason.map_or("OTHER", |reason| reason.as_str_name()));
+    }
+    call.end(code);
 }
 
 impl http_body::Body for Followed {
@@ -196,8 +204,8 @@ impl http_body::Body for Followed {
         let frame = ready!(frame);
         match &frame {
             Some(Ok(frame)) => {
-                if let Some(code) = frame.trailers_ref().and_then(code) {
-                    this.call.end(code);
+                if let Some(trailers) = frame.trailers_ref() {
+                    end(&this.call, trailers);
                 }
             }
             Some(Err(status)) => this.call.end(status.code()),

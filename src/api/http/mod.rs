@@ -9,6 +9,7 @@
 //! | `routes` | the table of routes, and the OpenAPI document made of it |
 //! | `body` | JSON and queries whose errors name the field |
 //! | `convert` | between the JSON of the sandbox API and the domain (pure) |
+//! | `probes` | /livez, /readyz and /metrics |
 //! | `node`, `sandboxes`, `exec`, `terminal`, `files` | a resource each |
 //! | `socket`, `watch` | a run over a WebSocket; the sandboxes as an event stream |
 //! | `lacking` | what the client knows and this node does not have |
@@ -31,6 +32,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::convert::Deadlines;
 use super::proto::NodeInfo;
+use crate::health::policy::Report;
 use crate::sandbox::Sandboxes;
 use crate::session::Sessions;
 use crate::webhook::Webhooks;
@@ -46,6 +48,7 @@ mod node;
 mod page;
 pub mod policy;
 pub mod preview;
+mod probes;
 pub mod problem;
 mod routes;
 mod sandboxes;
@@ -76,8 +79,8 @@ pub struct Settings {
     pub deadlines: Deadlines,
     /// What does not change of the node while the daemon runs.
     pub node: NodeInfo,
-    /// Whether sandboxes can be made.
-    pub ready: channel::Receiver<bool>,
+    /// How the node is.
+    pub health: channel::Receiver<Report>,
     /// Who may come in.
     pub access: Access,
     /// Streams end when it is told.
@@ -94,7 +97,7 @@ struct Surface {
     access: Arc<Access>,
     deadlines: Deadlines,
     node: NodeInfo,
-    ready: channel::Receiver<bool>,
+    health: channel::Receiver<Report>,
     cpus: f64,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -106,8 +109,9 @@ type Shared = Arc<Surface>;
 
 /// The whole surface.
 pub fn router(settings: Settings) -> Router {
-    let Settings { sandboxes, sessions, webhooks, deadlines, node, ready, access, stop, tasks } = settings;
+    let Settings { sandboxes, sessions, webhooks, deadlines, node, health, access, stop, tasks } = settings;
     let routes = node::routes()
+        .and(probes::routes())
         .and(page::routes())
         .and(sandboxes::routes())
         .and(exec::routes())
@@ -126,7 +130,7 @@ pub fn router(settings: Settings) -> Router {
         access: Arc::clone(&access),
         deadlines,
         node,
-        ready,
+        health,
         cpus,
         stop,
         tasks,

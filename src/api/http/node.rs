@@ -1,7 +1,6 @@
 //! The node: what it is, and how it is doing.
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::Shared;
@@ -10,23 +9,11 @@ use super::routes::{self, Routes};
 
 /// Its routes.
 pub fn routes() -> Routes {
-    Routes::default()
-        .get("/livez", "Answers as long as the daemon does", alive)
-        .get("/readyz", "Answers 200 if sandboxes can be made, else 503", ready)
-        .get("/api/node", "Shows what the node is, and its load", node)
-        .get("/openapi.json", "This document", document)
-}
-
-async fn alive() -> axum::Json<Value> {
-    axum::Json(json!({ "status": "ok" }))
-}
-
-async fn ready(State(surface): State<Shared>) -> (StatusCode, axum::Json<Value>) {
-    if *surface.ready.borrow() {
-        (StatusCode::OK, axum::Json(json!({ "status": "ok" })))
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({ "status": "unavailable" })))
-    }
+    Routes::default().get("/api/node", "Shows what the node is, and its load", node).get(
+        "/openapi.json",
+        "This document",
+        document,
+    )
 }
 
 async fn document(State(surface): State<Shared>) -> axum::Json<Value> {
@@ -50,7 +37,7 @@ async fn node(State(surface): State<Shared>) -> axum::Json<Value> {
         "memoryAvailableBytes": available_memory(),
         "loadAverage": load,
         "startedAt": started_at,
-        "ready": *surface.ready.borrow(),
+        "ready": surface.health.borrow().is_ready(),
         "sandboxes": surface.sandboxes.count(),
         "maxSandboxes": surface.sandboxes.defaults().max_sandboxes,
         "running": surface.sandboxes.running(),

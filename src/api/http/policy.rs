@@ -27,7 +27,7 @@ pub enum Need<'a> {
 pub fn need<'a>(method: &Method, path: &'a str) -> Need<'a> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match path {
-        "/livez" | "/readyz" if reads => Need::Probe,
+        "/livez" | "/readyz" | "/metrics" if reads => Need::Probe,
         "/" if reads => Need::Page,
         _ => session_need(method, path),
     }

@@ -1,0 +1,75 @@
+//! /livez, /readyz and /metrics. They are open to whoever reaches the port, and tell of the node but of no sandbox.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::routes::Routes;
+
+use crate::hands::Run;
+use crate::health::policy::Check;
+use crate::metrics::{Census, metrics};
+use crate::sandbox::Sandboxes;
+
+/// The phases of sandboxes that are not gone.
+const PHASES: [&str; 8] =
+    ["creating", "running", "hibernating", "hibernated", "waking", "crashed", "failed", "destroying"];
+
+/// Their routes. /livez answers, so the daemon's loop runs; /readyz says whether it takes work, or what keeps it from that.
+pub fn routes() -> Routes {
+    Routes::default()
+        .get("/livez", "Answers as long as the daemon does", alive)
+        .get("/readyz", "Answers 200 if the node takes work, else 503, and what it looked at", ready)
+        .get("/metrics", "What the daemon counts and measures, for Prometheus", scrape)
+}
+
+async fn alive() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn ready(State(surface): State<Shared>) -> (StatusCode, Json<Value>) {
+    let report = surface.health.borrow().clone();
+    let (code, status) = match report.is_ready() {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
+    let checks: Vec<Value> = report.checks.iter().map(shown).collect();
+    (code, Json(json!({ "status": status, "checks": checks })))
+}
+
+async fn scrape(State(surface): State<Shared>) -> Response {
+    match metrics().render(&census(&surface.sandboxes)) {
+        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the metrics cannot be told");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+fn census(sandboxes: &Sandboxes) -> Census {
+    // Every phase is told, so that one that nobody is in any more is 0 and not as it was.
+    let mut phases: BTreeMap<&'static str, usize> = PHASES.map(|phase| (phase, 0)).into();
+    let (mut running, mut spool_bytes) = (0, 0);
+    let (all, _) = sandboxes.list(None, usize::MAX, &BTreeMap::new());
+    for sandbox in all {
+        *phases.entry(sandbox.snapshot().phase.name()).or_default() += 1;
+        let Ok(hands) = sandbox.hands() else { continue };
+        running += hands.running();
+        spool_bytes += hands.runs().iter().filter_map(Run::started).map(|started| started.spool.len()).sum::<u64>();
+    }
+    Census { phases: phases.into_iter().collect(), running, spool_bytes }
+}
+
+fn shown(check: &Check) -> Value {
+    match &check.fault {
+        None => json!({ "name": check.name, "ok": true }),
+        Some(fault) => json!({ "name": check.name, "ok": false, "detail": fault.to_string() }),
+    }
+}
