@@ -19,7 +19,8 @@ const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// The code of /readyz, and the names of the checks that fail.
 async fn ready(daemon: &Daemon) -> (u16, Vec<String>) {
     let (code, body) = probe::get(&daemon.http_address().await, "/readyz").await;
-    let body: Value = serde_json::from_str(&body).unwrap();
+    let body: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{code} {body:?}: {error}"));
+    assert!(body["checks"].is_array(), "{code} {body}");
     let failing = body["checks"].as_array().unwrap().iter().filter(|check| check["ok"] == false);
     (code, failing.map(|check| check["name"].as_str().unwrap().to_owned()).collect())
 }
@@ -36,8 +37,8 @@ async fn next(statuses: &mut tonic::Streaming<HealthCheckResponse>) -> ServingSt
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_told_within_two_seconds_and_so_is_its_end() {
-    let Some(disk) = Disk::plain(48 << 20) else { return };
-    let config = "[health]\nmin_free_disk = '16MiB'\n".to_owned();
+    let Some(disk) = Disk::plain(96 << 20) else { return };
+    let config = "[health]\nmin_free_disk = '32MiB'\n".to_owned();
     let options = Options { config, http: true, place: Some(disk.root()), ..Options::default() };
     let Some(daemon) = Daemon::start_with(options).await else { return };
     eventually(SOON, || async { expect(ready(&daemon).await == (200, vec![]), "not ready") }).await;
@@ -49,7 +50,7 @@ async fn a_full_disk_is_told_within_two_seconds_and_so_is_its_end() {
 
     let filler = daemon.scratch().join("filler");
     let began = Instant::now();
-    File::create(&filler).unwrap().write_all(&vec![1; 24 << 20]).unwrap();
+    File::create(&filler).unwrap().write_all(&vec![1; 64 << 20]).unwrap();
     let written = began.elapsed();
     eventually(SOON, || async {
         let found = ready(&daemon).await;
@@ -73,7 +74,7 @@ async fn a_full_disk_is_told_within_two_seconds_and_so_is_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_directory_that_cannot_be_written_is_told_by_its_name() {
-    let Some(disk) = Disk::plain(48 << 20) else { return };
+    let Some(disk) = Disk::plain(96 << 20) else { return };
     let config = "[health]\nmin_free_disk = 0\n".to_owned();
     let options = Options { config, http: true, place: Some(disk.root()), ..Options::default() };
     let Some(daemon) = Daemon::start_with(options).await else { return };

@@ -128,6 +128,8 @@ async fn sandboxes_that_are_taken_over_are_counted() {
     let Some(mut daemon) = start(true).await else { return };
     let sandbox = daemon.sandbox().await;
     daemon.kill_and_restart().await;
+    // Of the second daemon: the first one's line is there still.
+    eventually(SOON, || async { expect(daemon.log().matches("serving HTTP").count() == 2, "no HTTP yet") }).await;
     shows(&daemon, &[("handsd_sandbox_adoptions_total", 1.0), ("handsd_sandboxes{phase=\"running\"}", 1.0)]).await;
     let request = handsd::api::proto::DestroySandboxRequest { sandbox_id: sandbox.id.clone() };
     daemon.sandboxes().destroy(request).await.unwrap();

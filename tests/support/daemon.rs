@@ -118,7 +118,7 @@ impl Daemon {
     pub async fn http_address(&self) -> String {
         eventually(SOON, || async {
             let log = self.log();
-            let line = log.lines().find(|line| line.contains("serving HTTP")).ok_or("it does not serve HTTP yet")?;
+            let line = log.lines().rfind(|line| line.contains("serving HTTP")).ok_or("it does not serve HTTP yet")?;
             let start = line.find("127.0.0.1:").ok_or("it says where")?;
             Ok(line[start..].split(|c: char| c.is_whitespace() || c == '\x1b').next().unwrap_or_default().to_owned())
         })

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::Shared;
+use super::problem::Verbatim;
 use super::routes::Routes;
 
 use crate::hands::Run;
@@ -33,14 +34,14 @@ async fn alive() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-async fn ready(State(surface): State<Shared>) -> (StatusCode, Json<Value>) {
+async fn ready(State(surface): State<Shared>) -> impl IntoResponse {
     let report = surface.health.borrow().clone();
     let (code, status) = match report.is_ready() {
         true => (StatusCode::OK, "ok"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
     let checks: Vec<Value> = report.checks.iter().map(shown).collect();
-    (code, Json(json!({ "status": status, "checks": checks })))
+    (code, Extension(Verbatim), Json(json!({ "status": status, "checks": checks })))
 }
 
 async fn scrape(State(surface): State<Shared>) -> Response {

@@ -97,10 +97,15 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Marks an answer that tells of no problem with the request, though its code may look like it: it stays as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Verbatim;
+
 /// Writes the body of an answer that is an error; others stay as they are.
 pub async fn render(response: Response, path: &str, request: &str) -> Response {
     let status = response.status();
-    if !status.is_client_error() && !status.is_server_error() {
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || response.extensions().get::<Verbatim>().is_some() {
         return response;
     }
     let (mut parts, text) = response.into_parts();
