@@ -5,11 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::serve::ListenerExt;
-use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -31,43 +29,41 @@ use crate::api::http::access::Access;
 use crate::api::http::key::{ApiKey, KeyError};
 use crate::api::http::preview::{self, Previews};
 use crate::api::http::token::Tokens;
+use crate::api::proto::DESCRIPTORS;
 use crate::api::proto::hands_server::HandsServer;
 use crate::api::proto::node_server::NodeServer;
 use crate::api::proto::sandboxes_server::SandboxesServer;
 use crate::api::proto::sessions_server::SessionsServer;
-use crate::api::proto::{DESCRIPTORS, Defaults as DefaultsMessage, NodeInfo};
 use crate::check;
 use crate::client::MESSAGE_BYTES;
-use crate::config::{self, CgroupUse, Config, DockerConfig, EngineKind, HttpConfig, ListenAddress, NetworkConfig};
-use crate::engine::docker::{self, Docker};
-use crate::engine::native::{Ids, Native, nat};
-use crate::engine::{Engine, EngineError, Limits, cgroup};
+use crate::config::{Config, HttpConfig, ListenAddress};
+use crate::engine::{Engine, EngineError};
 use crate::hands;
 use crate::health::policy::Report;
 use crate::health::{self, Watched};
 use crate::ids::SandboxId;
-use crate::image::{ImageRef, ImageRefError, ImageSettings, ImageStore, Ownership};
-use crate::network::policy::{Beyond, Bounds};
-use crate::network::{Outside, REFUSED_V4, Resolver};
+use crate::image::ImageRefError;
+use crate::network::policy::Beyond;
 use crate::notify;
-use crate::sandbox::{Defaults, IdleTimeout, Sandboxes, reconcile, strangers};
+use crate::sandbox::{Sandboxes, reconcile, strangers};
 use crate::seal::{self, Sealer};
 use crate::session::{SessionError, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry::chain;
 use crate::webhook::{self, Reach, WebhookError, Webhooks};
+use engines::start_engine;
 use front::{Front, FrontError};
+use settings::{defaults, node_info};
 
+mod engines;
 mod front;
+mod settings;
 
 /// How long calls that are under way may take to end when the daemon does.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long the sandboxes may take to be removed then.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
-
-/// Where the version 2 tree of cgroups is mounted on hosts that have not mounted it.
-const CGROUP2: &str = "/run/handsd/cgroup2";
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -450,105 +446,6 @@ fn lock_state(path: &Path) -> Result<Flock<fs::File>, DaemonError> {
     }
 }
 
-/// The engine, and the resolver of its sandboxes if they can have addresses.
-async fn start_engine(config: &Config, is_root: bool) -> Result<(Arc<dyn Engine>, Option<Resolver>), DaemonError> {
-    let instance =
-        instance(&config.state_dir).map_err(|source| DaemonError::State { path: config.state_dir.clone(), source })?;
-    match config.engine.kind {
-        EngineKind::Native => {
-            let mut native = start_native(config, &instance, is_root)?;
-            let (nat, resolver) = match nat(&config.network, instance, is_root) {
-                Ok((settings, resolver)) => (Ok(settings), Some(resolver)),
-                Err(lack) => (Err(lack), None),
-            };
-            native.attach_to(nat);
-            Ok((Arc::new(native), resolver))
-        }
-        EngineKind::Docker => Ok((Arc::new(start_docker(config, &instance).await?), None)),
-    }
-}
-
-/// What sandboxes need to have addresses, or why they cannot.
-fn nat(config: &NetworkConfig, instance: String, is_root: bool) -> Result<(nat::Settings, Resolver), String> {
-    if !is_root {
-        return Err("only root can make links and rules".to_owned());
-    }
-    let reachable = config.reachable.iter().filter_map(|range| match range {
-        IpNet::V4(range) => Some(*range),
-        // Sandboxes have addresses of IPv4.
-        IpNet::V6(_) => None,
-    });
-    let settings = nat::Settings {
-        instance,
-        subnet: config.subnet,
-        refused: REFUSED_V4.iter().map(|(range, _)| *range).collect(),
-        reachable: reachable.collect(),
-    };
-    let gateway = settings.gateway();
-    match Resolver::bind(gateway) {
-        Ok(resolver) => Ok((settings, resolver)),
-        Err(error) => Err(format!("network.subnet is in use: listen on {gateway}: {error}")),
-    }
-}
-
-fn start_native(config: &Config, instance: &str, is_root: bool) -> Result<Native, DaemonError> {
-    let settings = ImageSettings {
-        max_unpacked_bytes: config.image.max_unpacked,
-        plain_http: config.image.plain_http.clone(),
-        ownership: if is_root { Ownership::Keep } else { Ownership::Own },
-        ..ImageSettings::default()
-    };
-    let images = ImageStore::open(config.state_dir.join("images"), settings).map_err(DaemonError::Images)?;
-    let cgroups = open_cgroups(config, |host| cgroup::Tree::open(host, instance))?;
-    let ids = if is_root { Ids::Range(config.engine.id_base) } else { Ids::Own };
-    let executable = PathBuf::from("/proc/self/exe");
-    Native::open(&config.state_dir, executable, images, cgroups, ids).map_err(DaemonError::Engine)
-}
-
-async fn start_docker(config: &Config, instance: &str) -> Result<Docker, DaemonError> {
-    let DockerConfig { socket, runtime, network_mode, pull, user_namespace, credentials } =
-        config.engine.docker.clone();
-    let settings = docker::Settings {
-        socket,
-        runtime,
-        network_mode,
-        pull: match pull {
-            config::PullPolicy::Missing => docker::Pull::Missing,
-            config::PullPolicy::Never => docker::Pull::Never,
-            config::PullPolicy::Always => docker::Pull::Always,
-        },
-        user_namespace: match user_namespace {
-            config::UserNamespace::Engine => docker::UserNamespace::Engine,
-            config::UserNamespace::Host => docker::UserNamespace::Host,
-        },
-        credentials,
-    };
-    let cgroups = open_cgroups(config, |host| cgroup::Containers::open(host, instance))?;
-    Docker::open(&config.state_dir, instance, settings, cgroups).await.map_err(DaemonError::Engine)
-}
-
-fn open_cgroups<T>(
-    config: &Config,
-    open: impl FnOnce(cgroup::Host) -> io::Result<Option<T>>,
-) -> Result<Option<T>, DaemonError> {
-    let opened = match config.engine.cgroup {
-        CgroupUse::Auto => cgroup::Host::probe().and_then(|mut host| {
-            host.mount_unified(Path::new(CGROUP2))?;
-            open(host)
-        }),
-        CgroupUse::Off => Ok(None),
-    };
-    opened.map_err(|source| DaemonError::Engine(EngineError::Step { step: "open the cgroup tree".to_owned(), source }))
-}
-
-/// What this daemon's cgroups and containers are known by. It is made of the state directory, so that the next daemon
-/// finds them again.
-fn instance(state: &Path) -> io::Result<String> {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(state.canonicalize()?.as_os_str().as_encoded_bytes());
-    Ok(digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect())
-}
-
 /// Opens the store. Blocks for some milliseconds, while nobody is served.
 async fn open_store(state: &Path) -> Result<Store, DaemonError> {
     let path = state.join("store.db");
@@ -573,69 +470,4 @@ async fn remove_strangers(engine: &dyn Engine, store: &Store, state: &Path) -> R
 
 fn spools(state: &Path) -> PathBuf {
     state.join("runs")
-}
-
-fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
-    let image: ImageRef = config.sandbox.image.parse().map_err(DaemonError::Image)?;
-    let network = &config.network;
-    Ok(Defaults {
-        image,
-        limits: Limits {
-            memory: config.sandbox.memory,
-            cpus: config.sandbox.cpus,
-            pids: config.sandbox.pids,
-            disk: None,
-        },
-        idle: config.sandbox.idle_timeout.map_or(IdleTimeout::Never, IdleTimeout::After),
-        stop_after: config.sandbox.stop_after,
-        max_wakes: config.sandbox.max_wakes,
-        max_sandboxes: config.sandbox.max_sandboxes,
-        runs: hands::Settings {
-            env: Default::default(),
-            user: String::new(),
-            workspace: String::new(),
-            kill_grace: config.run.kill_grace,
-            retention: config.run.retention,
-            retained_runs: config.run.retained_runs,
-            max_runs: config.run.max_runs,
-            output_cap: config.run.output_cap,
-        },
-        spools: spools(&config.state_dir),
-        network: Bounds::new(network.default.clone(), network.ceiling.clone()).map_err(DaemonError::Network)?,
-        outside: Arc::new(Outside::new(network.reachable.clone())),
-    })
-}
-
-fn node_info(config: &Config, host: &check::Host, engine: &str, is_root: bool, http: Option<SocketAddr>) -> NodeInfo {
-    let system = nix::sys::sysinfo::sysinfo().ok();
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    NodeInfo {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        engine: engine.to_owned(),
-        kernel: host.kernel.clone(),
-        cgroup: match config.engine.cgroup {
-            CgroupUse::Auto => host.cgroup_mode().to_string(),
-            CgroupUse::Off => "none".to_owned(),
-        },
-        rootless: !is_root,
-        lacks: host.lacks(),
-        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-        memory_bytes: system.map_or(0, |system| system.ram_total()),
-        boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
-        started_at: Some(SystemTime::now().into()),
-        sandboxes: 0,
-        running: 0,
-        defaults: Some(DefaultsMessage {
-            image: config.sandbox.image.clone(),
-            timeout: prost_types::Duration::try_from(config.run.timeout).ok(),
-            kill_grace: prost_types::Duration::try_from(config.run.kill_grace).ok(),
-            retention: prost_types::Duration::try_from(config.run.retention).ok(),
-            output_cap_bytes: config.run.output_cap,
-        }),
-        http_address: http.map(|address| address.to_string()).unwrap_or_default(),
-        http_key_file: match config.http.key {
-            Some(_) => String::new(),
-            None => config.http.key_file.display().to_string(),
-        },
-    }
 }

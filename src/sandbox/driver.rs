@@ -8,21 +8,23 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::idle::Activity;
 use super::live::{Body, Tools, connect};
 use super::record::Record;
-use super::recovery::{Plan, Remains, plan};
 use super::state::{Observation, Phase, Tier};
 use super::{IdleTimeout, Order, SandboxError, Snapshot};
-use crate::engine::{EngineError, Found, Limits, Spec, Started, Uplink};
+use crate::engine::{EngineError, Limits, Spec, Started, Uplink};
 use crate::hands::remove_spools;
 use crate::ids::SandboxId;
 use crate::metrics::{LifeStep, metrics};
 use crate::network::policy::Policy;
 use crate::store::StoreError;
 use crate::telemetry::chain;
+
+mod adoption;
+mod sleep;
 
 /// How long the engine may take to say more about the end of a sandbox. It is worth little, and its runs wait for it.
 const POST_MORTEM_DEADLINE: Duration = Duration::from_secs(2);
@@ -148,60 +150,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes over what an earlier daemon left; `false` if it is to be removed.
-    async fn take_over(&mut self) -> bool {
-        let Some(found) = self.find().await else { return true };
-        let remains = match &found {
-            Found::Alive { is_frozen: false, .. } => Remains::Awake,
-            Found::Alive { is_frozen: true, .. } => Remains::Frozen,
-            Found::Dead => Remains::Files,
-            Found::Nothing => Remains::Nothing,
-        };
-        let same_boot = self.record.boot == self.tools.boot;
-        let Plan::Adopt(phase) = plan(&self.record.phase, remains, same_boot) else { return false };
-        let is_as_recorded = phase == self.record.phase;
-        self.record.phase = phase;
-        self.record.boot.clone_from(&self.tools.boot);
-        metrics().adopted();
-        match found {
-            Found::Alive { started, is_frozen: true } => self.body = Body::Dormant(started),
-            Found::Alive { started, is_frozen: false } => {
-                if let Err((error, started)) = self.connect(started).await {
-                    self.body = Body::Dormant(started);
-                    let why = chain(&error).to_string();
-                    self.crash(why).await;
-                    return true;
-                }
-            }
-            Found::Dead | Found::Nothing => {}
-        }
-        if is_as_recorded {
-            self.publisher.send_modify(|snapshot| {
-                (snapshot.hands, snapshot.network) = (self.body.hands(), self.body.network());
-            });
-        } else {
-            self.record.generation += 1;
-            self.seen().await;
-        }
-        true
-    }
-
-    /// Looks for the sandbox until the engine answers; `None` if it is to be destroyed meanwhile.
-    async fn find(&mut self) -> Option<Found> {
-        loop {
-            match self.tools.engine.find(self.id()).await {
-                Ok(found) => return Some(found),
-                Err(error) => {
-                    tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a sandbox is not found yet");
-                }
-            }
-            tokio::select! {
-                () = requested(&mut self.requests) => return None,
-                () = sleep(LOOK_AGAIN) => {}
-            }
-        }
-    }
-
     /// Keeps a sandbox until it is to be destroyed; its runs are over then, and orders that were not served are dropped,
     /// which tells those who gave them.
     async fn keep(&mut self, mut orders: mpsc::Receiver<Order>) {
@@ -303,135 +251,6 @@ impl Driver {
         self.change(|record| record.policy = policy).await?;
         if let Some(network) = self.body.network() {
             network.set_policy(self.record.policy.clone());
-        }
-        Ok(())
-    }
-
-    async fn hibernate_now(&mut self, tier: Tier) -> Result<(), SandboxError> {
-        match self.record.phase {
-            Phase::Running if !self.activity.close_if_idle(Duration::ZERO) => {
-                Err(SandboxError::Busy(self.id().clone()))
-            }
-            Phase::Running => self.hibernate(tier).await,
-            Phase::Hibernated(now) if now < tier => self.hibernate(tier).await,
-            Phase::Hibernated(_) => Ok(()),
-            _ => Err(self.not_running()),
-        }
-    }
-
-    /// Goes to sleep if nobody came in the meantime.
-    async fn fall_asleep(&mut self) {
-        let IdleTimeout::After(timeout) = self.record.idle() else { return };
-        if self.activity.close_if_idle(timeout)
-            && let Err(error) = self.hibernate(Tier::Frozen).await
-        {
-            tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "an idle sandbox stays awake");
-        }
-    }
-
-    /// Ends the processes of one that has been asleep for long.
-    async fn sink(&mut self) {
-        if let Err(error) = self.hibernate(Tier::Stopped).await {
-            tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a sandbox stays frozen");
-            self.asleep_since = Instant::now();
-        }
-    }
-
-    /// Puts the sandbox to sleep; the activity is closed.
-    async fn hibernate(&mut self, tier: Tier) -> Result<(), SandboxError> {
-        let from = self.record.phase.clone();
-        if let Err(error) = self.intend(Observation::HibernateBegun).await {
-            if from == Phase::Running {
-                self.activity.open();
-            }
-            return Err(error);
-        }
-        let timing = metrics().step(LifeStep::Hibernate);
-        let slept = match tier {
-            Tier::Frozen => self.tools.engine.freeze(self.id()).await,
-            Tier::Stopped => self.tools.engine.stop(self.id()).await,
-        };
-        timing.observe_duration();
-        match slept {
-            Ok(()) => {
-                self.asleep_since = Instant::now();
-                let mut body = match tier {
-                    Tier::Frozen => Body::Gone,
-                    Tier::Stopped => std::mem::replace(&mut self.body, Body::Gone),
-                };
-                self.observe(Observation::Asleep(tier)).await;
-                body.close().await;
-                Ok(())
-            }
-            Err(error) => {
-                let error = self.failed("hibernate", error);
-                match from {
-                    Phase::Hibernated(tier) => self.observe(Observation::Asleep(tier)).await,
-                    _ => {
-                        self.observe(Observation::HibernateFailed).await;
-                        self.activity.open();
-                    }
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn wake(&mut self) -> Result<(), SandboxError> {
-        let tier = match self.record.phase {
-            Phase::Running => return Ok(()),
-            Phase::Hibernated(tier) => tier,
-            Phase::Crashed(_) => Tier::Stopped,
-            _ => return Err(self.not_running()),
-        };
-        let tools = Arc::clone(&self.tools);
-        if tools.draining.is_cancelled() {
-            return Err(SandboxError::Draining);
-        }
-        let permit = timeout(WAKE_QUEUE_DEADLINE, tools.wakes.acquire()).await;
-        let _permit = permit.map_err(|_| SandboxError::WakesFull)?.map_err(|_| SandboxError::ShuttingDown)?;
-        self.intend(Observation::WakeBegun).await?;
-        let timing = metrics().step(LifeStep::Wake);
-        let woken = match tier {
-            Tier::Frozen => self.thaw().await,
-            Tier::Stopped => self.start().await,
-        };
-        timing.observe_duration();
-        match woken {
-            Ok(()) => {
-                self.activity.open();
-                self.observe(Observation::Awake).await;
-                Ok(())
-            }
-            Err(error) => {
-                self.observe(Observation::WakeFailed).await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn thaw(&mut self) -> Result<(), SandboxError> {
-        self.tools.engine.thaw(self.id()).await.map_err(|error| self.failed("wake", error))?;
-        let Body::Dormant(_) = self.body else { return Ok(()) };
-        let Body::Dormant(started) = std::mem::replace(&mut self.body, Body::Gone) else { return Ok(()) };
-        if let Err((error, started)) = self.connect(started).await {
-            self.body = Body::Dormant(started);
-            // It goes on sleeping; what it was when it fell asleep is not lost.
-            if let Err(error) = self.tools.engine.freeze(self.id()).await {
-                tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a failed wake was not undone");
-            }
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    async fn start(&mut self) -> Result<(), SandboxError> {
-        let started = self.tools.engine.start(&self.spec()).await.map_err(|error| self.failed("wake", error))?;
-        if let Err((error, _)) = self.connect(started).await {
-            if let Err(error) = self.tools.engine.stop(self.id()).await {
-                tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a failed wake was not undone");
-            }
-            return Err(error);
         }
         Ok(())
     }

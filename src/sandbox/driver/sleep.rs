@@ -1,0 +1,144 @@
+//! Going to sleep, deeper, and waking.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::{Driver, WAKE_QUEUE_DEADLINE};
+use crate::metrics::{LifeStep, metrics};
+use crate::sandbox::live::Body;
+use crate::sandbox::state::{Observation, Phase, Tier};
+use crate::sandbox::{IdleTimeout, SandboxError};
+use crate::telemetry::chain;
+
+impl Driver {
+    pub(super) async fn hibernate_now(&mut self, tier: Tier) -> Result<(), SandboxError> {
+        match self.record.phase {
+            Phase::Running if !self.activity.close_if_idle(Duration::ZERO) => {
+                Err(SandboxError::Busy(self.id().clone()))
+            }
+            Phase::Running => self.hibernate(tier).await,
+            Phase::Hibernated(now) if now < tier => self.hibernate(tier).await,
+            Phase::Hibernated(_) => Ok(()),
+            _ => Err(self.not_running()),
+        }
+    }
+
+    /// Goes to sleep if nobody came in the meantime.
+    pub(super) async fn fall_asleep(&mut self) {
+        let IdleTimeout::After(timeout) = self.record.idle() else { return };
+        if self.activity.close_if_idle(timeout)
+            && let Err(error) = self.hibernate(Tier::Frozen).await
+        {
+            tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "an idle sandbox stays awake");
+        }
+    }
+
+    /// Ends the processes of one that has been asleep for long.
+    pub(super) async fn sink(&mut self) {
+        if let Err(error) = self.hibernate(Tier::Stopped).await {
+            tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a sandbox stays frozen");
+            self.asleep_since = Instant::now();
+        }
+    }
+
+    /// Puts the sandbox to sleep; the activity is closed.
+    async fn hibernate(&mut self, tier: Tier) -> Result<(), SandboxError> {
+        let from = self.record.phase.clone();
+        if let Err(error) = self.intend(Observation::HibernateBegun).await {
+            if from == Phase::Running {
+                self.activity.open();
+            }
+            return Err(error);
+        }
+        let timing = metrics().step(LifeStep::Hibernate);
+        let slept = match tier {
+            Tier::Frozen => self.tools.engine.freeze(self.id()).await,
+            Tier::Stopped => self.tools.engine.stop(self.id()).await,
+        };
+        timing.observe_duration();
+        match slept {
+            Ok(()) => {
+                self.asleep_since = Instant::now();
+                let mut body = match tier {
+                    Tier::Frozen => Body::Gone,
+                    Tier::Stopped => std::mem::replace(&mut self.body, Body::Gone),
+                };
+                self.observe(Observation::Asleep(tier)).await;
+                body.close().await;
+                Ok(())
+            }
+            Err(error) => {
+                let error = self.failed("hibernate", error);
+                match from {
+                    Phase::Hibernated(tier) => self.observe(Observation::Asleep(tier)).await,
+                    _ => {
+                        self.observe(Observation::HibernateFailed).await;
+                        self.activity.open();
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn wake(&mut self) -> Result<(), SandboxError> {
+        let tier = match self.record.phase {
+            Phase::Running => return Ok(()),
+            Phase::Hibernated(tier) => tier,
+            Phase::Crashed(_) => Tier::Stopped,
+            _ => return Err(self.not_running()),
+        };
+        let tools = Arc::clone(&self.tools);
+        if tools.draining.is_cancelled() {
+            return Err(SandboxError::Draining);
+        }
+        let permit = timeout(WAKE_QUEUE_DEADLINE, tools.wakes.acquire()).await;
+        let _permit = permit.map_err(|_| SandboxError::WakesFull)?.map_err(|_| SandboxError::ShuttingDown)?;
+        self.intend(Observation::WakeBegun).await?;
+        let timing = metrics().step(LifeStep::Wake);
+        let woken = match tier {
+            Tier::Frozen => self.thaw().await,
+            Tier::Stopped => self.start().await,
+        };
+        timing.observe_duration();
+        match woken {
+            Ok(()) => {
+                self.activity.open();
+                self.observe(Observation::Awake).await;
+                Ok(())
+            }
+            Err(error) => {
+                self.observe(Observation::WakeFailed).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn thaw(&mut self) -> Result<(), SandboxError> {
+        self.tools.engine.thaw(self.id()).await.map_err(|error| self.failed("wake", error))?;
+        let Body::Dormant(_) = self.body else { return Ok(()) };
+        let Body::Dormant(started) = std::mem::replace(&mut self.body, Body::Gone) else { return Ok(()) };
+        if let Err((error, started)) = self.connect(started).await {
+            self.body = Body::Dormant(started);
+            // It goes on sleeping; what it was when it fell asleep is not lost.
+            if let Err(error) = self.tools.engine.freeze(self.id()).await {
+                tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a failed wake was not undone");
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn start(&mut self) -> Result<(), SandboxError> {
+        let started = self.tools.engine.start(&self.spec()).await.map_err(|error| self.failed("wake", error))?;
+        if let Err((error, _)) = self.connect(started).await {
+            if let Err(error) = self.tools.engine.stop(self.id()).await {
+                tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a failed wake was not undone");
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+}
