@@ -12,7 +12,7 @@ mod support;
 
 /// The samples of a scrape, by name and labels.
 async fn scrape(daemon: &Daemon) -> BTreeMap<String, f64> {
-    let (code, text) = probe::get(&daemon.http_address().await, "/metrics").await;
+    let (code, text) = probe::get(&daemon.http_address().await, &format!("/metrics?api_key={}", daemon.key())).await;
     assert_eq!(code, 200);
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
@@ -140,7 +140,7 @@ async fn prometheus_finds_no_fault_with_them() {
     let Some(daemon) = start(false).await else { return };
     let sandbox = daemon.sandbox().await;
     sandbox.run(shell("true")).await.unwrap();
-    let (_, text) = probe::get(&daemon.http_address().await, "/metrics").await;
+    let (_, text) = probe::get(&daemon.http_address().await, &format!("/metrics?api_key={}", daemon.key())).await;
     let promtool =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let Ok(mut promtool) = promtool else {

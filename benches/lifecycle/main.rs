@@ -197,7 +197,11 @@ async fn main() -> Result<()> {
         node.hibernate(id).await?;
     }
     let each = (node.resident()?.saturating_sub(before)) / many as u64;
-    println!("{:<44} {:>8} KB            target: <= 100 KB", format!("memory of the daemon, each of {many} frozen"), each / 1000);
+    println!(
+        "{:<44} {:>8} KB            target: <= 100 KB",
+        format!("memory of the daemon, each of {many} frozen"),
+        each / 1000
+    );
     let ticks = node.ticks()?;
     sleep(IDLE_TIME).await;
     let share = (node.ticks()? - ticks) as f64 / IDLE_TIME.as_secs_f64();
@@ -211,6 +215,10 @@ async fn main() -> Result<()> {
     }
     let running = node.replace().await?;
     anyhow::ensure!(node.phases(Phase::Running).await? == many + 1, "not all were taken over as they were");
-    println!("{:<44} {:>8.0} ms            target: 500 in <= 2 s", format!("taking over {many} awake"), running.as_secs_f64() * 1e3);
+    println!(
+        "{:<44} {:>8.0} ms            target: 500 in <= 2 s",
+        format!("taking over {many} awake"),
+        running.as_secs_f64() * 1e3
+    );
     node.stop().await
 }

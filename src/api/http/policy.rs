@@ -27,7 +27,7 @@ pub enum Need<'a> {
 pub fn need<'a>(method: &Method, path: &'a str) -> Need<'a> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match path {
-        "/livez" | "/readyz" | "/metrics" if reads => Need::Probe,
+        "/livez" | "/readyz" if reads => Need::Probe,
         "/" if reads => Need::Page,
         _ => session_need(method, path),
     }
@@ -91,6 +91,7 @@ mod tests {
         assert_eq!(need(&Method::GET, "/"), Need::Page);
         for (method, path) in [
             (Method::POST, "/livez"),
+            (Method::GET, "/metrics"),
             (Method::POST, "/"),
             (Method::GET, "/livez/"),
             (Method::GET, "//"),

@@ -1,4 +1,5 @@
-//! /livez, /readyz and /metrics. They are open to whoever reaches the port, and tell of the node but of no sandbox.
+//! /livez, /readyz and /metrics. The first two are open to whoever reaches the port, and tell of the node but of no sandbox;
+//! the numbers take the key.
 
 use std::collections::BTreeMap;
 
