@@ -1,6 +1,6 @@
 //! Whether the node can do what it is asked: what grpc.health.v1, /readyz and the service manager's watchdog are told.
 //!
-//! [`watch`] looks every second, so that a cause is told within two, and so is its end. What follows from what was seen is
+//! [`watch()`] looks every second, so that a cause is told within two, and so is its end. What follows from what was seen is
 //! decided in [`policy`]. Sandboxes that run do not depend on the engine, so `hands.v1.Hands` is healthy as long as the
 //! daemon is; while none can be made, `hands.v1.Sandboxes` and the node as a whole are not.
 
