@@ -59,6 +59,8 @@ pub async fn watch(
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut disk = Disk { path: watched.state_dir.clone(), look: None };
+        // As the daemon has said at its start. Who watches is told of changes only.
+        let mut served = (true, false);
         loop {
             // An interval loses nothing if the other arm is taken.
             tokio::select! {
@@ -83,7 +85,10 @@ pub async fn watch(
             let report = policy::judge(readings, &watched.floors);
             let before = published.send_replace(report.clone());
             tell(&before, &report);
-            serve(&reporter, &watched, &report).await;
+            let now = (report.is_ready(), report.is_draining());
+            if std::mem::replace(&mut served, now) != now {
+                serve(&reporter, &watched, &report).await;
+            }
         }
     };
     let _: Option<()> = stop.run_until_cancelled(looks).await;
