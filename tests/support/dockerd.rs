@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 /// How long it may take to answer, or to end.
@@ -77,7 +78,9 @@ impl Dockerd {
 
     /// Stops it in its tracks: it takes connections and answers nothing.
     pub fn suspend(&self) {
-        self.signal(Signal::SIGSTOP);
+        let pid = self.signal(Signal::SIGSTOP);
+        // Its threads stop one after another, and the last of them may still answer.
+        waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("dockerd is our child");
     }
 
     /// Lets it go on.
@@ -100,9 +103,11 @@ impl Dockerd {
         get(&self.socket(), path).unwrap_or_default()
     }
 
-    fn signal(&self, signal: Signal) {
+    fn signal(&self, signal: Signal) -> Pid {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        kill(Pid::from_raw(process.id().cast_signed()), signal).expect("signal dockerd");
+        let pid = Pid::from_raw(process.id().cast_signed());
+        kill(pid, signal).expect("signal dockerd");
+        pid
     }
 
     #[track_caller]
