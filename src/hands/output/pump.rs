@@ -68,7 +68,9 @@ pub async fn pump(
         };
         let drained = sources.drain(number, &mut writer);
         if drained == Drained::More || pace.is_fast(writer.len()) {
-            sources.enlarge(number);
+            if drained != Drained::End {
+                sources.enlarge(number);
+            }
             writer = sources.take_turns(writer, BULK / TURN).await?;
         }
     }
