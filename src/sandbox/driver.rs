@@ -1,8 +1,8 @@
 //! The task that owns a sandbox: it makes it or takes it over, watches it, puts it to sleep and wakes it, and removes it
 //! when asked to.
 //!
-//! What is about to be done is on the disk before it is begun. What was seen is handed to the store and not waited for:
-//! the next daemon would see the same.
+//! What is about to be done is on the disk before it is begun, but for a wake, which nothing is lost by. What was seen is
+//! handed to the store and not waited for: the next daemon would see the same.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -96,7 +96,9 @@ impl Driver {
         }
         let permit = timeout(WAKE_QUEUE_DEADLINE, tools.wakes.acquire()).await;
         let _permit = permit.map_err(|_| SandboxError::WakesFull)?.map_err(|_| SandboxError::ShuttingDown)?;
-        self.intend(Observation::WakeBegun).await?;
+        // Alone of all steps it does not wait for the disk, which would be most of a thaw's time: a sandbox that is found
+        // awake is taken over awake, whatever the record says of it (see `recovery`).
+        self.observe(Observation::WakeBegun).await;
         let timing = metrics().step(LifeStep::Wake);
         let woken = match tier {
             Tier::Frozen => self.thaw().await,
