@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{DaemonError, spools};
+use super::DaemonError;
+use super::directory::spools;
 use crate::api::proto::{Defaults as DefaultsMessage, NodeInfo};
 use crate::check;
 use crate::config::{CgroupUse, Config};
