@@ -30,6 +30,7 @@ mod parse;
 mod print;
 mod section;
 mod units;
+mod value;
 
 /// A configuration takes 2 KiB; what is longer than this is another file.
 const MAX_FILE: u64 = 64 << 10;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use toml_span::value::Value;
 
-use super::parse::directory;
 use super::print;
 use super::section::{Section, choice, integer, limit, text};
+use super::value::directory;
 use super::{Config, Environment, ListenAddress, defaults};
 use crate::auth::policy::{Caller, Client, Proof, Role, Scope};
 use crate::auth::rate::Limits;

@@ -1,25 +1,21 @@
 //! The keys of the file: what each one takes, and what stands in for it.
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use ipnet::{IpNet, Ipv4Net};
-use toml_span::value::Value;
-use tracing_subscriber::EnvFilter;
 
 use super::access;
 use super::section::{self, Section, choice, integer, limit, number, text};
+use super::value::{
+    credentials, directory, docker_name, domain, duration, expected, filter, host, image_reference, listen_address,
+    origin, range, registry, size, subnet, truth,
+};
 use super::{
-    AddressError, CgroupUse, Config, DockerConfig, EngineConfig, EngineKind, Environment, Fault, HttpAddress,
-    HttpConfig, ImageConfig, ListenAddress, LogConfig, LogFormat, NetworkConfig, Overrides, PullPolicy, RunDefaults,
+    CgroupUse, Config, DockerConfig, EngineConfig, EngineKind, Environment, Fault, HttpAddress, HttpConfig,
+    ImageConfig, ListenAddress, LogConfig, LogFormat, NetworkConfig, Overrides, PullPolicy, RunDefaults,
     SandboxDefaults, UserNamespace, defaults, units,
 };
 use crate::health::policy::Floors;
-use crate::image::ImageRef;
 use crate::network::policy::{Allow, Bounds, Policy, Rule};
-use crate::network::target::Host;
 
 /// The configuration that `text` gives with the flags on top, or all its faults.
 pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environment) -> Result<Config, Vec<Fault>> {
@@ -122,27 +118,6 @@ fn http(
             .take("webhook_retry", duration(defaults::WEBHOOK_RETRY_BOUNDS))
             .unwrap_or(defaults::WEBHOOK_RETRY),
     }
-}
-
-/// Yes or no.
-fn truth(value: &Value<'_>) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| "true or false".to_owned())
-}
-
-/// A host's name as it stands in a URL.
-fn host(text: &str) -> Result<String, String> {
-    let usable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
-    if usable { Ok(text.to_ascii_lowercase()) } else { Err("a host's name like \"node1.example\"".to_owned()) }
-}
-
-/// An origin as browsers write it (RFC 6454), or the word for all of them.
-fn origin(text: &str) -> Result<String, String> {
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let usable = host.is_some_and(|host| {
-        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
-    });
-    let expected = || "an origin like \"https://app.example\", or \"*\"".to_owned();
-    if usable || text == "*" { Ok(text.to_ascii_lowercase()) } else { Err(expected()) }
 }
 
 fn log(log: &mut Section<'_, '_>) -> LogConfig {
@@ -252,26 +227,6 @@ fn policy(mode: &str, allow: Allow) -> Policy {
     }
 }
 
-/// The addresses of sandboxes.
-fn subnet(text: &str) -> Result<Ipv4Net, String> {
-    let subnet = text.parse::<Ipv4Net>().ok().filter(|subnet| defaults::SUBNET_BITS.contains(&subnet.prefix_len()));
-    let (most, least) = (defaults::SUBNET_BITS.start(), defaults::SUBNET_BITS.end());
-    subnet.ok_or_else(|| format!("a range of IPv4 like \"{}\", from /{most} to /{least}", defaults::SUBNET))
-}
-
-/// A name.
-fn domain(text: &str) -> Result<String, String> {
-    match text.parse() {
-        Ok(Host::Name(name)) => Ok(name),
-        Ok(Host::Address(_)) | Err(_) => Err("a name like \"preview.example.com\"".to_owned()),
-    }
-}
-
-/// A range of addresses.
-fn range(text: &str) -> Result<IpNet, String> {
-    text.parse().map_err(|_| "a range of addresses like \"10.1.0.0/16\" or \"fd00::/64\"".to_owned())
-}
-
 fn engine(engine: &mut Section<'_, '_>, overrides: &Overrides, environment: &Environment) -> EngineConfig {
     let kind = engine.take("kind", choice([("native", EngineKind::Native), ("docker", EngineKind::Docker)]));
     let kind = overrides.engine.or(kind).unwrap_or(defaults::ENGINE);
@@ -315,74 +270,4 @@ fn docker_socket(docker: &mut Section<'_, '_>, kind: EngineKind, environment: &E
     let elsewhere = kind == EngineKind::Docker && path.is_none();
     docker.reject("socket", elsewhere.then(|| format!("expected a unix socket: DOCKER_HOST is {host:?}")));
     path.unwrap_or_else(|| PathBuf::from(defaults::DOCKER_SOCKET))
-}
-
-/// The word "none", or a file.
-fn credentials(text: &str) -> Result<Option<PathBuf>, String> {
-    match text {
-        "none" => Ok(None),
-        path => directory(path).map(Some).map_err(|expected| format!("{expected}, or \"none\"")),
-    }
-}
-
-/// As Docker names runtimes and networks.
-fn docker_name(text: &str) -> Result<String, String> {
-    let usable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if usable { Ok(text.to_owned()) } else { Err("a name of letters, digits, dots and dashes".to_owned()) }
-}
-
-/// Bytes: a whole number, or text with a unit.
-fn size(bounds: RangeInclusive<u64>) -> impl Fn(&Value<'_>) -> Result<u64, String> {
-    move |value| {
-        let written = value.as_str().and_then(units::parse_size);
-        let whole = value.as_integer().and_then(|bytes| u64::try_from(bytes).ok());
-        written.or(whole).filter(|bytes| bounds.contains(bytes)).ok_or_else(|| {
-            let (least, most) = (units::format_size(*bounds.start()), units::format_size(*bounds.end()));
-            format!("a size like \"512MiB\" or a number of bytes, from {least} to {most}")
-        })
-    }
-}
-
-fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value<'_>) -> Result<Duration, String> {
-    move |value| {
-        let written = value.as_str().and_then(units::parse_duration);
-        written.filter(|duration| bounds.contains(duration)).ok_or_else(|| {
-            let (least, most) = (units::format_duration(*bounds.start()), units::format_duration(*bounds.end()));
-            format!("a duration like \"90s\" or \"10m\", from {least} to {most}")
-        })
-    }
-}
-
-pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
-    let usable = text.starts_with('/') && !text.contains('\0');
-    if usable { Ok(PathBuf::from(text)) } else { Err("an absolute path".to_owned()) }
-}
-
-fn listen_address(text: &str) -> Result<ListenAddress, String> {
-    text.parse().map_err(expected)
-}
-
-fn filter(text: &str) -> Result<String, String> {
-    match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("log directives like \"info,handsd=debug\" ({error})")),
-    }
-}
-
-fn image_reference(text: &str) -> Result<String, String> {
-    match text.parse::<ImageRef>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("an image ({error})")),
-    }
-}
-
-/// A host, or a host and its port.
-fn registry(text: &str) -> Result<String, String> {
-    let usable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
-    if usable { Ok(text.to_owned()) } else { Err("a registry like \"registry.local:5000\"".to_owned()) }
-}
-
-/// What [`Section`] puts "expected" before.
-fn expected(error: AddressError) -> String {
-    error.to_string().trim_start_matches("expected ").to_owned()
 }
