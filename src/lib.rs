@@ -62,7 +62,7 @@
 //! | [`webhook`] | events of sessions, sent to where somebody waits for them: retries (`plan`, pure), body and signature (`envelope`), one task per destination (`outbox`) |
 //! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`) |
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), what the next daemon has to know of it (`journal`) and does with it (`resume`), files (`files`) |
-//! | [`engine`] | the trait; `cgroup` for all engines; `native` with its zygote, mounts, first process, jail and addresses (`nat`); `docker` |
+//! | [`engine`] | the trait; `cgroup` for all engines; `nat` for addresses of their own; `native` with its zygote, mounts, first process and jail; `docker` |
 //! | [`network`] | what a sandbox may reach (`policy`, pure), the proxy that holds it to that (`proxy`, `outside`), the resolver (`dns`), connections to its ports (`dial`, `ports`) |
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
 //! | [`store`] | what outlives the daemon, in SQLite: sandboxes and the events of the node; one writer thread |

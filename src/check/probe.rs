@@ -8,7 +8,7 @@ use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::proc::{self, Mount};
 use super::{Cgroups, Hierarchy, Host, Overlayfs, StateDir, Swap, User, UserNamespaces, docker};
-use crate::engine::native::nat;
+use crate::engine::nat;
 
 /// What this host can do. `docker_host` is the value of `DOCKER_HOST`. Takes at most a second, which an engine of Docker's
 /// that does not answer is given; it blocks.

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use super::DaemonError;
 use crate::config::{self, CgroupUse, Config, DockerConfig, EngineKind, NetworkConfig};
 use crate::engine::docker::{self, Docker};
-use crate::engine::native::{Ids, Native, nat};
-use crate::engine::{Engine, EngineError, cgroup};
+use crate::engine::native::{Ids, Native};
+use crate::engine::{Engine, EngineError, cgroup, nat};
 use crate::image::{ImageSettings, ImageStore, Ownership};
 use crate::network::{REFUSED_V4, Resolver};
 

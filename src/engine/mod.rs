@@ -21,6 +21,7 @@ use crate::telemetry::chain;
 
 pub mod cgroup;
 pub mod docker;
+pub mod nat;
 pub mod native;
 
 /// What a sandbox is to be.

@@ -22,12 +22,12 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Gid, Uid, chown};
 
 use super::cgroup::{self, Controller};
+use super::nat::{self, Nat};
 use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo};
 use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
 use crate::image::{Image, ImageStore};
 use init::Init;
-use nat::Nat;
 use quota::Quotas;
 use zygote::{Order, Setup, Tree, Zygote};
 
@@ -35,7 +35,6 @@ mod birth;
 mod fault;
 mod init;
 pub mod jail;
-pub mod nat;
 mod quota;
 mod rootfs;
 pub(in crate::engine) mod sys;
