@@ -191,7 +191,8 @@ pub struct DockerConfig {
     pub socket: PathBuf,
     /// The OCI runtime, by the name that Docker knows it by; `None` is Docker's default.
     pub runtime: Option<String>,
-    /// The network of sandboxes that have addresses: "bridge", or the name of one; "none": they cannot.
+    /// The network of sandboxes that have addresses: "own" is the daemon's, with its refusals; "none": they cannot; else
+    /// the name of one of Docker's, under its rules.
     pub network_mode: String,
     /// When images are pulled.
     pub pull: PullPolicy,

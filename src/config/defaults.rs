@@ -153,8 +153,8 @@ pub const ID_COUNT: u32 = 65_536;
 pub(super) const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// Docker cannot make sandboxes of the node's own programs; this one has what most first commands want.
 pub(super) const DOCKER_IMAGE: &str = "debian:12";
-/// Loopback only, as with the native engine.
-pub(super) const NETWORK_MODE: &str = "none";
+/// The daemon's own, as with the native engine.
+pub(super) const NETWORK_MODE: &str = "own";
 /// As Docker's own command line does.
 pub(super) const PULL: PullPolicy = PullPolicy::Missing;
 /// Whoever has configured Docker knows best.

@@ -230,7 +230,8 @@ id_base = {id_base:#x}
 socket = {socket}
 # The OCI runtime, by the name that Docker knows it by; \"\" is Docker's default.
 runtime = {runtime}
-# The network of sandboxes with \"nat\": \"bridge\", or the name of one; \"none\" if there is to be none.
+# The network of sandboxes with \"nat\": handsd's \"own\", or the name of one of Docker's, which handsd refuses nothing in;
+# \"none\" if there is to be none.
 network_mode = {network_mode}
 # Images are pulled if they are \"missing\", \"never\", or \"always\".
 pull = \"{pull}\"

@@ -24,19 +24,31 @@ pub async fn start_engine(config: &Config, is_root: bool) -> Result<(Arc<dyn Eng
     match config.engine.kind {
         EngineKind::Native => {
             let mut native = start_native(config, &instance, is_root)?;
-            let (nat, resolver) = match nat(&config.network, instance, is_root) {
-                Ok((settings, resolver)) => (Ok(settings), Some(resolver)),
-                Err(lack) => (Err(lack), None),
-            };
+            let (nat, resolver) = nat(&config.network, instance, is_root);
             native.attach_to(nat);
             Ok((Arc::new(native), resolver))
         }
-        EngineKind::Docker => Ok((Arc::new(start_docker(config, &instance).await?), None)),
+        EngineKind::Docker => {
+            let mut docker = start_docker(config, &instance).await?;
+            if docker_network(config) != docker::Network::Own {
+                return Ok((Arc::new(docker), None));
+            }
+            let (nat, resolver) = nat(&config.network, instance, is_root);
+            docker.attach_to(nat);
+            Ok((Arc::new(docker), resolver))
+        }
     }
 }
 
-/// What sandboxes need to have addresses, or why they cannot.
-fn nat(config: &NetworkConfig, instance: String, is_root: bool) -> Result<(nat::Settings, Resolver), String> {
+/// What sandboxes need to have addresses, or why they cannot; and their resolver.
+fn nat(config: &NetworkConfig, instance: String, is_root: bool) -> (Result<nat::Settings, String>, Option<Resolver>) {
+    match try_nat(config, instance, is_root) {
+        Ok((settings, resolver)) => (Ok(settings), Some(resolver)),
+        Err(lack) => (Err(lack), None),
+    }
+}
+
+fn try_nat(config: &NetworkConfig, instance: String, is_root: bool) -> Result<(nat::Settings, Resolver), String> {
     if !is_root {
         return Err("only root can make links and rules".to_owned());
     }
@@ -73,12 +85,11 @@ fn start_native(config: &Config, instance: &str, is_root: bool) -> Result<Native
 }
 
 async fn start_docker(config: &Config, instance: &str) -> Result<Docker, DaemonError> {
-    let DockerConfig { socket, runtime, network_mode, pull, user_namespace, credentials } =
-        config.engine.docker.clone();
+    let DockerConfig { socket, runtime, pull, user_namespace, credentials, .. } = config.engine.docker.clone();
     let settings = docker::Settings {
         socket,
         runtime,
-        network_mode,
+        network: docker_network(config),
         pull: match pull {
             config::PullPolicy::Missing => docker::Pull::Missing,
             config::PullPolicy::Never => docker::Pull::Never,
@@ -92,6 +103,14 @@ async fn start_docker(config: &Config, instance: &str) -> Result<Docker, DaemonE
     };
     let cgroups = open_cgroups(config, |host| cgroup::Containers::open(host, instance))?;
     Docker::open(&config.state_dir, instance, settings, cgroups).await.map_err(DaemonError::Engine)
+}
+
+fn docker_network(config: &Config) -> docker::Network {
+    match config.engine.docker.network_mode.as_str() {
+        "own" => docker::Network::Own,
+        "none" => docker::Network::None,
+        name => docker::Network::Docker(name.to_owned()),
+    }
 }
 
 fn open_cgroups<T>(

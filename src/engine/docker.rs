@@ -4,6 +4,7 @@
 //! STATE/guest/<hash>/hands-guest    the guest's binary, bind-mounted read-only
 //! STATE/sandboxes/<id>/guest.sock   the guest's socket
 //! STATE/sandboxes/<id>/io/          where the guest makes it, bind-mounted; gone once it has
+//! STATE/sandboxes/<id>/nat          of one that has an address: its number; see `nat`
 //! ```
 //!
 //! A sandbox is a container with two labels, the daemon's and its own. What has not both is not touched. The guest is the
@@ -11,6 +12,9 @@
 //!
 //! The guest makes its socket in a directory that the container sees. Before anything else can run in there, the socket
 //! is moved out and the directory removed, so that the sandbox can neither replace the one nor fill the other.
+//!
+//! A sandbox with an address of its own is a container without a network, which is attached as those of the native engine
+//! are: by the same links, under the same rules.
 
 use std::fs;
 use std::io;
@@ -25,6 +29,7 @@ use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 
 use super::cgroup;
+use super::nat::{self, Nat};
 use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo};
 use crate::guest::agent::files::remove_abandoned;
 use crate::guest::binary::GUEST;
@@ -54,8 +59,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// The OCI runtime, by the name that Docker knows it by; `None` is Docker's default.
     pub runtime: Option<String>,
-    /// The network of sandboxes that have addresses: "bridge", or the name of one; "none": they cannot.
-    pub network_mode: String,
+    /// The network of sandboxes that have addresses.
+    pub network: Network,
     /// When images are pulled.
     pub pull: Pull,
     /// Which user namespace sandboxes are in.
@@ -69,12 +74,23 @@ impl Default for Settings {
         Self {
             socket: PathBuf::from("/var/run/docker.sock"),
             runtime: None,
-            network_mode: "none".to_owned(),
+            network: Network::Own,
             pull: Pull::Missing,
             user_namespace: UserNamespace::Engine,
             credentials: None,
         }
     }
+}
+
+/// The network of sandboxes that have addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Network {
+    /// The daemon's own, with its refusals.
+    Own,
+    /// One of Docker's, by its name: what is reached there is up to who made it.
+    Docker(String),
+    /// There is none: sandboxes have no addresses.
+    None,
 }
 
 /// When images are pulled.
@@ -109,6 +125,8 @@ pub struct Docker {
     guest: PathBuf,
     cgroups: Option<cgroup::Containers>,
     node: Node,
+    /// Or why there is none.
+    nat: Result<Nat, String>,
 }
 
 /// What Docker and its node can do.
@@ -144,7 +162,25 @@ impl Docker {
         // Another runtime's processes are not processes of this kernel, or not ones that it lets be placed.
         let is_shared_kernel = matches!(settings.runtime.as_deref(), None | Some("runc" | "crun"));
         let cgroups = cgroups.filter(|_| is_shared_kernel && node.root.0 == 0);
-        Ok(Self { client, images, settings, instance: instance.to_owned(), sandboxes, guest, cgroups, node })
+        let (instance, nat) = (instance.to_owned(), Err("it is not configured".to_owned()));
+        Ok(Self { client, images, settings, instance, sandboxes, guest, cgroups, node, nat })
+    }
+
+    /// Lets sandboxes have addresses of their own, or says why they cannot.
+    pub fn attach_to(&mut self, nat: Result<nat::Settings, String>) {
+        self.nat = Nat::try_open(nat, &self.sandboxes);
+    }
+
+    /// Checks that a sandbox can be attached; answers the network that it gets an address of, if that is ours.
+    fn uplink(&self, uplink: Uplink) -> Result<Option<&Nat>, EngineError> {
+        match (uplink, &self.settings.network) {
+            (Uplink::None | Uplink::Host, _) | (Uplink::Nat, Network::Docker(_)) => Ok(None),
+            (Uplink::Nat, Network::Own) => nat::required(&self.nat).map(Some),
+            (Uplink::Nat, Network::None) => {
+                let lack = "engine.docker.network_mode is \"none\"".to_owned();
+                Err(EngineError::NetworkUnsupported { mode: "nat", lack })
+            }
+        }
     }
 
     fn directory(&self, id: &SandboxId) -> PathBuf {
@@ -181,14 +217,16 @@ impl Docker {
             guest: &self.guest,
             io: &io,
             seccomp: self.node.seccomp.as_deref(),
+            resolver: self.uplink(spec.uplink)?.map(Nat::gateway),
             settings: &self.settings,
         });
         self.client.create(&self.name(&spec.id), body).await?;
-        self.try_start(&spec.id).await
+        self.try_start(spec).await
     }
 
     /// Starts a container, and waits for its guest.
-    async fn try_start(&self, id: &SandboxId) -> Result<Started, EngineError> {
+    async fn try_start(&self, spec: &Spec) -> Result<Started, EngineError> {
+        let (id, nat) = (&spec.id, self.uplink(spec.uplink)?);
         let directory = self.directory(id);
         let io = directory.join("io");
         let lookout = self.make_io(&io).map_err(failed("make", &io))?;
@@ -196,6 +234,9 @@ impl Docker {
         self.client.start(&container).await?;
         let state = self.client.inspect(&container).await?.state.unwrap_or_default();
         let (pid, init) = first_process(state)?;
+        if let Some(nat) = nat {
+            nat.attach(&directory, pid).await.map_err(failed("attach to the network", &directory))?;
+        }
         lookout.wait(&init).await.map_err(failed("wait for the guest in", &directory))?;
         let socket = directory.join(container::SOCKET);
         let moved = fs::rename(io.join(container::SOCKET), &socket).and_then(|()| fs::remove_dir(&io));
@@ -235,6 +276,15 @@ impl Docker {
         Lookout::on(io)
     }
 
+    /// Takes a sandbox's address back, if it has one.
+    async fn detach(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let directory = self.directory(id);
+        match &self.nat {
+            Ok(nat) => nat.detach(&directory).await.map_err(failed("detach from the network", &directory)),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Removes the containers of a sandbox. One that somebody else is removing is waited for.
     async fn remove_containers(&self, id: &SandboxId) -> Result<(), EngineError> {
         for container in self.client.list(container::labels(&self.instance, Some(id))).await? {
@@ -270,10 +320,7 @@ impl Engine for Docker {
 
     async fn create(&self, spec: &Spec) -> Result<(Started, ImageDefaults), EngineError> {
         self.check_limits(&spec.limits)?;
-        if spec.uplink == Uplink::Nat && self.settings.network_mode == container::NO_NETWORK {
-            let lack = "engine.docker.network_mode names no network of Docker".to_owned();
-            return Err(EngineError::NetworkUnsupported { mode: "nat", lack });
-        }
+        self.uplink(spec.uplink)?;
         let image = self.images.resolve(&spec.image).await?;
         let started = undo(self.try_create(spec, &image).await, self.remove(&spec.id)).await?;
         Ok((started, image.defaults))
@@ -298,12 +345,15 @@ impl Engine for Docker {
             self.client.unpause(&self.name(id)).await?;
         }
         self.client.stop(&self.name(id)).await?;
+        self.detach(id).await?;
         let cleared = self.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.remove(id));
         cleared.map_err(failed("remove the cgroups of", &self.directory(id)))
     }
 
     async fn start(&self, spec: &Spec) -> Result<Started, EngineError> {
-        undo(self.try_start(&spec.id).await, self.stop(&spec.id)).await
+        // What a crash has left of it is in the way of another.
+        self.detach(&spec.id).await?;
+        undo(self.try_start(spec).await, self.stop(&spec.id)).await
     }
 
     async fn freeze(&self, id: &SandboxId) -> Result<(), EngineError> {
@@ -321,6 +371,7 @@ impl Engine for Docker {
 
     async fn remove(&self, id: &SandboxId) -> Result<(), EngineError> {
         self.remove_containers(id).await?;
+        self.detach(id).await?;
         let directory = self.directory(id);
         let removed = self.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.remove(id));
         let doomed = directory.clone();

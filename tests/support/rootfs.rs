@@ -13,6 +13,7 @@ const PROGRAMS: &[&str] = &[
     "awk",
     "base64",
     "bash",
+    "busybox",
     "cat",
     "chmod",
     "chown",

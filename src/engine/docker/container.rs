@@ -1,6 +1,7 @@
 //! What a sandbox is in Docker's words. Pure.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use bollard::models::{
@@ -8,7 +9,7 @@ use bollard::models::{
     MountBindOptions, MountBindOptionsPropagationEnum, MountType, RestartPolicy, RestartPolicyNameEnum,
 };
 
-use super::{Settings, UserNamespace};
+use super::{Network, Settings, UserNamespace};
 use crate::engine::{Limits, Spec, Uplink};
 use crate::guest::agent::options;
 use crate::ids::SandboxId;
@@ -26,7 +27,7 @@ const IO: &str = "/.hands/io";
 pub const SOCKET: &str = "guest.sock";
 
 /// The network that has a loopback only.
-pub const NO_NETWORK: &str = "none";
+const NO_NETWORK: &str = "none";
 
 /// One processor, as Docker counts them.
 const NANO_CPUS: f64 = 1e9;
@@ -51,6 +52,8 @@ pub struct Parts<'a> {
     pub io: &'a Path,
     /// The system call filter, if it is ours to choose.
     pub seccomp: Option<&'a str>,
+    /// Where it finds its resolver, if that is not Docker's business.
+    pub resolver: Option<Ipv4Addr>,
     /// What the operator chose.
     pub settings: &'a Settings,
 }
@@ -115,6 +118,7 @@ fn host_config(parts: &Parts<'_>) -> HostConfig {
         oom_score_adj: Some(OOM_SCORE),
         mounts: Some(vec![bind(parts.guest, GUEST, true), bind(parts.io, IO, false)]),
         network_mode: Some(network_mode(parts.spec.uplink, settings).to_owned()),
+        dns: parts.resolver.map(|address| vec![address.to_string()]),
         runtime: settings.runtime.clone(),
         userns_mode: (settings.user_namespace == UserNamespace::Host).then(|| "host".to_owned()),
         security_opt: Some(security_options(parts.seccomp)),
@@ -138,12 +142,12 @@ pub fn update(limits: &Limits) -> ContainerUpdateBody {
     }
 }
 
-/// The network in Docker's words.
+/// The network in Docker's words. To a sandbox of the daemon's own network, Docker has nothing to attach.
 fn network_mode(uplink: Uplink, settings: &Settings) -> &str {
-    match uplink {
-        Uplink::None => NO_NETWORK,
-        Uplink::Nat => &settings.network_mode,
-        Uplink::Host => "host",
+    match (uplink, &settings.network) {
+        (Uplink::Nat, Network::Docker(name)) => name,
+        (Uplink::None, _) | (Uplink::Nat, Network::Own | Network::None) => NO_NETWORK,
+        (Uplink::Host, _) => "host",
     }
 }
 
@@ -208,6 +212,7 @@ mod tests {
             guest: Path::new("/state/guest"),
             io: Path::new("/state/io"),
             seccomp,
+            resolver: None,
             settings,
         })
     }
@@ -247,7 +252,7 @@ mod tests {
     fn what_the_operator_chose_is_passed_on() {
         let settings = Settings {
             runtime: Some("runsc".to_owned()),
-            network_mode: "bridge".to_owned(),
+            network: Network::Docker("bridge".to_owned()),
             user_namespace: UserNamespace::Host,
             ..Settings::default()
         };

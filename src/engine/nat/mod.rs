@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, setns};
 
+use super::EngineError;
 use rules::Rules;
 
 mod link;
@@ -104,12 +105,20 @@ struct State {
     installed: bool,
 }
 
+/// The network that a sandbox gets its address of, if there is one here.
+///
+/// # Errors
+/// [`EngineError::NetworkUnsupported`], with what `nat` says is missing.
+pub fn required(nat: &Result<Nat, String>) -> Result<&Nat, EngineError> {
+    nat.as_ref().map_err(|lack| EngineError::NetworkUnsupported { mode: "nat", lack: lack.clone() })
+}
+
 impl Nat {
     /// Opens it with what the sandboxes below a directory have, and removes the links of those that are not there.
     ///
     /// # Errors
     /// Those of the kernel and of the file system.
-    pub fn open(settings: Settings, sandboxes: &Path) -> io::Result<Self> {
+    fn open(settings: Settings, sandboxes: &Path) -> io::Result<Self> {
         let mut numbers = BTreeSet::new();
         for entry in fs::read_dir(sandboxes)? {
             numbers.extend(number_of(&entry?.path())?);
@@ -120,6 +129,14 @@ impl Nat {
         let shared = Shared { settings, prefix, state };
         shared.sweep()?;
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The same, or what is missing for it, for people.
+    ///
+    /// # Errors
+    /// Those of `settings`, and those of opening it.
+    pub fn try_open(settings: Result<Settings, String>, sandboxes: &Path) -> Result<Self, String> {
+        Self::open(settings?, sandboxes).map_err(|error| format!("the kernel does not let it be made: {error}"))
     }
 
     /// Where sandboxes find their resolver.

@@ -115,19 +115,15 @@ impl Native {
 
     /// Lets sandboxes have addresses of their own, or says why they cannot.
     pub fn attach_to(&mut self, nat: Result<nat::Settings, String>) {
-        let opened = nat.and_then(|settings| {
-            Nat::open(settings, &self.sandboxes).map_err(|error| format!("the kernel does not let it be made: {error}"))
-        });
-        self.nat = opened;
+        self.nat = Nat::try_open(nat, &self.sandboxes);
     }
 
     /// Checks that a sandbox can be attached; answers the network that it gets an address of.
     fn uplink(&self, uplink: Uplink) -> Result<Option<&Nat>, EngineError> {
-        match (uplink, &self.nat) {
-            (Uplink::None, _) => Ok(None),
-            (Uplink::Nat, Ok(nat)) => Ok(Some(nat)),
-            (Uplink::Nat, Err(lack)) => Err(EngineError::NetworkUnsupported { mode: "nat", lack: lack.clone() }),
-            (Uplink::Host, _) => {
+        match uplink {
+            Uplink::None => Ok(None),
+            Uplink::Nat => nat::required(&self.nat).map(Some),
+            Uplink::Host => {
                 let lack = "the native engine keeps every sandbox in a network namespace of its own".to_owned();
                 Err(EngineError::NetworkUnsupported { mode: "host", lack })
             }
