@@ -66,7 +66,17 @@ pub struct Limits {
     pub disk: Option<u64>,
 }
 
+/// Bytes that /dev/shm may hold; what Docker and most programs take for granted.
+const SHARED_MEMORY: u64 = 64 << 20;
+
 impl Limits {
+    /// Bytes that /dev/shm may hold: at most half of the memory. What is in there is freed by nobody's end, so that a
+    /// sandbox which is full of it would have no room for a process that could remove it.
+    #[must_use]
+    pub fn shared_memory(&self) -> u64 {
+        self.memory.map_or(SHARED_MEMORY, |memory| SHARED_MEMORY.min(memory / 2))
+    }
+
     /// These, and those of `other` where there is none.
     #[must_use]
     pub fn or(self, other: Self) -> Self {

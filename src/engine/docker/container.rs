@@ -111,6 +111,7 @@ fn host_config(parts: &Parts<'_>) -> HostConfig {
     let whole = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     HostConfig {
         memory: memory.map(whole),
+        shm_size: Some(whole(parts.spec.limits.shared_memory())),
         // Swap is the node's own business, as it is with the native engine.
         memory_swap: memory.map(|_| -1),
         nano_cpus: cpus.map(nano_cpus),

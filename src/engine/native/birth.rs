@@ -78,7 +78,7 @@ impl Birth<'_> {
         setresuid(root.0, root.0, root.0).step("become the sandbox's root")?;
         umask(Mode::from_bits_truncate(0o022));
         self.attach_root()?;
-        mount_own()?;
+        mount_own(self.order.shared_memory)?;
         enter_root()?;
         forbid_namespaces()?;
         mask(self.masked)?;
@@ -151,7 +151,7 @@ fn wait_for(zygote: &mut UnixStream, signal: Signal) {
 }
 
 /// Mounts what belongs to the namespaces of this sandbox.
-fn mount_own() -> Result<(), Fault> {
+fn mount_own(shared_memory: u64) -> Result<(), Fault> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "proc", Some("proc"), plain, None::<&str>).step("mount /proc")?;
     mount(Some("sysfs"), "sys", Some("sysfs"), plain | MsFlags::MS_RDONLY, None::<&str>).step("mount /sys")?;
@@ -160,7 +160,8 @@ fn mount_own() -> Result<(), Fault> {
     mount(Some("devpts"), "dev/pts", Some("devpts"), pts, Some("newinstance,ptmxmode=0666,mode=0620,gid=5"))
         .or_else(|_| mount(Some("devpts"), "dev/pts", Some("devpts"), pts, Some("newinstance,ptmxmode=0666,mode=0620")))
         .step("mount /dev/pts")?;
-    mount(Some("shm"), "dev/shm", Some("tmpfs"), plain, Some("mode=1777,size=64m")).step("mount /dev/shm")?;
+    let options = format!("mode=1777,size={shared_memory}");
+    mount(Some("shm"), "dev/shm", Some("tmpfs"), plain, Some(options.as_str())).step("mount /dev/shm")?;
     mount(Some("mqueue"), "dev/mqueue", Some("mqueue"), plain, None::<&str>).step("mount /dev/mqueue")
 }
 

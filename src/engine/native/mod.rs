@@ -219,6 +219,7 @@ impl Native {
             workspace: zygote::text(&spec.workspace),
             user: spec.user.clone().or_else(|| image.user.clone()).unwrap_or_default(),
             resolver: nat.map(|nat| nat.gateway().to_string()).unwrap_or_default(),
+            shared_memory: spec.limits.shared_memory(),
         };
         let born = self.zygote.make(order).await?;
         let recorded = Init::of(born.pid).and_then(|init| init.save(&directory));

@@ -78,6 +78,9 @@ pub struct Order {
     /// The address of its resolver; empty: it keeps what the image says.
     #[prost(string, tag = "8")]
     pub resolver: String,
+    /// Bytes that /dev/shm may hold.
+    #[prost(uint64, tag = "9")]
+    pub shared_memory: u64,
 }
 
 /// Layers that are mounted as one.
