@@ -100,3 +100,20 @@ async fn a_daemon_that_ends_says_so_first() {
     assert!(daemon.stop().success());
     assert_eq!(told.await.unwrap(), ServingStatus::NotServing);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_that_hangs_is_told_and_so_is_its_end() {
+    let Some(daemon) = Daemon::start_with(Options { http: true, ..Options::default() }).await else { return };
+    daemon.sandbox().await.destroy().await.unwrap();
+    eventually(SOON, || async { expect(ready(&daemon).await.0 == 200, "not ready") }).await;
+    let zygote = nix::unistd::Pid::from_raw(daemon.zygote().cast_signed());
+    nix::sys::signal::kill(zygote, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    eventually(SOON, || async {
+        let found = ready(&daemon).await;
+        expect(found == (503, vec!["engine".to_owned()]), format!("{found:?}"))
+    })
+    .await;
+    nix::sys::signal::kill(zygote, nix::sys::signal::Signal::SIGCONT).unwrap();
+    eventually(SOON, || async { expect(ready(&daemon).await.0 == 200, "not ready") }).await;
+    daemon.sandbox().await.destroy().await.unwrap();
+}

@@ -358,9 +358,8 @@ impl Engine for Native {
         removing.await.map_err(|_| EngineError::Gone)?.map_err(failed("remove", &directory))
     }
 
-    /// There is nothing between it and the kernel.
     async fn ping(&self) -> Result<(), EngineError> {
-        Ok(())
+        self.zygote.ping().await
     }
 
     /// The first process is a child of ours, and tells it all itself.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::{TimeVal, TimeValLike};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::EngineError;
 use crate::guest::wire::{self, Receiver};
@@ -51,7 +51,7 @@ pub struct Setup {
     pub id_count: u32,
 }
 
-/// A sandbox to be made.
+/// A sandbox to be made; one without an id only asks whether the zygote answers.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Order {
     /// Its id; also its host name.
@@ -123,7 +123,16 @@ pub struct Born {
 /// A handle on the zygote. The thread behind it ends when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Zygote {
-    orders: mpsc::Sender<(Order, oneshot::Sender<Result<Born, EngineError>>)>,
+    jobs: mpsc::Sender<Job>,
+    /// It is at work.
+    is_busy: watch::Receiver<bool>,
+}
+
+/// Something for the zygote to do, and where it is answered.
+#[derive(Debug)]
+enum Job {
+    Make(Order, oneshot::Sender<Result<Born, EngineError>>),
+    Ping(oneshot::Sender<Result<(), EngineError>>),
 }
 
 impl Zygote {
@@ -134,22 +143,30 @@ impl Zygote {
     /// [`EngineError::Step`] if the process cannot be started or set up.
     pub fn start(executable: PathBuf, setup: Setup) -> Result<Self, EngineError> {
         let mut process = Process::start(&executable, &setup)?;
-        let (orders, mut queue) = mpsc::channel::<(Order, oneshot::Sender<_>)>(QUEUE);
+        let (jobs, mut queue) = mpsc::channel(QUEUE);
+        let (busy, is_busy) = watch::channel(false);
         let thread = std::thread::Builder::new().name("zygote".to_owned());
         let talk = move || {
-            while let Some((order, reply)) = queue.blocking_recv() {
-                let outcome = process.serve(&order).or_else(|error| {
-                    tracing::warn!(%error, "the zygote is gone; starting another");
-                    process = Process::start(&executable, &setup)?;
-                    process.serve(&order).map_err(|source| failed("talk to the zygote", source))
-                });
+            let mut ask = |order: &Order| {
+                process.serve(order).or_else(|error| {
+                    tracing::warn!(%error, "the zygote is gone or hangs; starting another");
+                    std::mem::replace(&mut process, Process::start(&executable, &setup)?).stop();
+                    process.serve(order).map_err(|source| failed("talk to the zygote", source))
+                })
+            };
+            while let Some(job) = queue.blocking_recv() {
+                busy.send_replace(true);
                 // A caller that has left does not undo what was begun; the engine removes what nobody owns.
-                let _ = reply.send(outcome.and_then(Process::judge));
+                match job {
+                    Job::Make(order, reply) => drop(reply.send(ask(&order).and_then(Process::judge))),
+                    Job::Ping(reply) => drop(reply.send(ask(&Order::default()).map(drop))),
+                }
+                busy.send_replace(false);
             }
             process.stop();
         };
         thread.spawn(talk).map_err(|source| failed("start the zygote's thread", source))?;
-        Ok(Self { orders })
+        Ok(Self { jobs, is_busy })
     }
 
     /// Makes a sandbox.
@@ -158,7 +175,21 @@ impl Zygote {
     /// [`EngineError::Step`] with the step that failed; nothing runs then.
     pub async fn make(&self, order: Order) -> Result<Born, EngineError> {
         let (reply, answer) = oneshot::channel();
-        self.orders.send((order, reply)).await.map_err(|_| EngineError::Gone)?;
+        self.jobs.send(Job::Make(order, reply)).await.map_err(|_| EngineError::Gone)?;
+        answer.await.map_err(|_| EngineError::Gone)?
+    }
+
+    /// Answers when the zygote does, or is done with the order that it is at: a long queue is no fault.
+    ///
+    /// # Errors
+    /// Another zygote cannot be started in the place of one that is gone.
+    pub async fn ping(&self) -> Result<(), EngineError> {
+        let mut is_busy = self.is_busy.clone();
+        if *is_busy.borrow_and_update() {
+            return is_busy.changed().await.map_err(|_| EngineError::Gone);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Ping(reply)).await.map_err(|_| EngineError::Gone)?;
         answer.await.map_err(|_| EngineError::Gone)?
     }
 }
