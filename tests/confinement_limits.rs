@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use handsd::api::proto::exited::Reason;
-use handsd::api::proto::{CreateSandboxRequest, Limits};
-use support::{Daemon, SOON, Sandbox, refusal, shell};
+use handsd::api::proto::{CreateSandboxRequest, ErrorReason, Limits};
+use support::{Daemon, SOON, Sandbox, fault, refusal, shell};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -62,7 +62,7 @@ async fn a_full_sandbox_says_so_and_can_be_destroyed() {
     // File tools need a thread of the guest's, for which there may be no room either; they do not hang.
     let files = support::Files::of(&daemon, &sandbox);
     let written = timeout(SOON, files.write("f", b"x")).await.expect("an answer");
-    assert!(written.is_ok() || matches!(refusal(written).0, Code::ResourceExhausted | Code::Unavailable));
+    assert!(written.is_ok() || refusal(written) == fault(Code::ResourceExhausted, ErrorReason::ProcessLimit));
     timeout(SOON, sandbox.destroy()).await.expect("it can be destroyed").unwrap();
 }
 

@@ -310,6 +310,7 @@ impl From<FileError> for Fault {
             FileError::UserNotFound { errno, .. } => (Code::FailedPrecondition, ErrorReason::UserNotFound, Some(errno)),
             FileError::PageTokenInvalid { .. } => return Self::argument("page_token", message),
             FileError::Busy { .. } => (Code::ResourceExhausted, ErrorReason::TooManyRequests, None),
+            FileError::NoThread { errno, .. } => (Code::ResourceExhausted, ErrorReason::ProcessLimit, Some(errno)),
             FileError::Lost { .. } => (Code::Unavailable, ErrorReason::SandboxLost, None),
             FileError::Other { errno, .. } => (Code::Internal, ErrorReason::FileFailed, Some(errno)),
         };

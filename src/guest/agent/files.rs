@@ -64,6 +64,15 @@ pub fn serve(socket: OwnedFd, receiver: wire::Receiver) {
     }
 }
 
+/// Answers, ahead of the first request, that there is no thread for it.
+pub fn refuse(socket: &OwnedFd, error: &std::io::Error) {
+    let failed = FileFailed { fault: FileFault::NoThread.into(), errno: error.raw_os_error().unwrap_or(0) };
+    if let Ok(frame) = wire::frame(&FileReply { body: Some(file_reply::Body::Failed(failed)) }) {
+        // A daemon that has left needs no answer.
+        let _ = wire::send_all(socket.as_fd(), &frame, &[]);
+    }
+}
+
 /// As [`serve`], with another directory as the root.
 #[cfg(test)]
 pub(crate) fn serve_beneath(directory: &std::path::Path, socket: &OwnedFd, receiver: wire::Receiver) {

@@ -210,9 +210,14 @@ impl Agent {
 
     fn serve_files(&mut self, socket: OwnedFd, receiver: Receiver) {
         self.file_threads.retain(|thread| !thread.is_finished());
-        if self.file_threads.len() < MAX_FILE_THREADS {
-            let thread = thread::Builder::new().stack_size(FILE_STACK).spawn(move || files::serve(socket, receiver));
-            self.file_threads.extend(thread);
+        if self.file_threads.len() >= MAX_FILE_THREADS {
+            return;
+        }
+        let Ok(answers) = socket.try_clone() else { return };
+        match thread::Builder::new().stack_size(FILE_STACK).spawn(move || files::serve(socket, receiver)) {
+            Ok(thread) => self.file_threads.push(thread),
+            // The sandbox is full of processes. Whoever asks hears it as the answer to his first request.
+            Err(error) => files::refuse(&answers, &error),
         }
     }
 }

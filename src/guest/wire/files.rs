@@ -267,4 +267,6 @@ pub enum FileFault {
     User = 2,
     /// The request is malformed or out of turn.
     Request = 3,
+    /// The sandbox has no room for the thread that a connection takes; the errno says why.
+    NoThread = 4,
 }

@@ -50,6 +50,9 @@ pub enum FileError {
     /// As many operations as are allowed at once are under way, and none ended soon enough.
     #[error("{path}: too many file operations at once")]
     Busy { path: String },
+    /// The sandbox has as many processes and threads as it may have, and files take one.
+    #[error("{path}: the sandbox has no room for another thread")]
+    NoThread { path: String, errno: i32 },
     /// The guest went away, did not answer in time, or broke the protocol. What was asked may be done or not.
     #[error("{path}: the guest did not answer")]
     Lost {
@@ -70,6 +73,7 @@ impl FileError {
             Ok(FileFault::Errno) => Self::from_errno(path, errno),
             Ok(FileFault::NotRegular) => Self::NotRegular { path },
             Ok(FileFault::User) => Self::UserNotFound { path, errno },
+            Ok(FileFault::NoThread) => Self::NoThread { path, errno },
             // The daemon makes no malformed requests: one of the two sides has a fault.
             Ok(FileFault::Request) | Err(_) => Self::Other { path, errno: libc::EPROTO },
         }
@@ -113,6 +117,7 @@ impl FileError {
             | Self::PathInvalid { errno, .. }
             | Self::DiskFull { errno, .. }
             | Self::UserNotFound { errno, .. }
+            | Self::NoThread { errno, .. }
             | Self::Other { errno, .. } => Some(*errno).filter(|errno| *errno != 0),
             Self::NotRegular { .. }
             | Self::ChecksumMismatch { .. }
