@@ -104,6 +104,7 @@ fn tell(before: &Report, now: &Report) {
     }
     for (before, now) in before.checks.iter().zip(&now.checks) {
         match (&before.fault, &now.fault) {
+            (None, Some(fault)) if now.name == policy::SERVING => tracing::info!(%fault, "the node takes no more work"),
             (None, Some(fault)) => tracing::error!(check = now.name, %fault, "the node is not ready"),
             (Some(_), None) => tracing::info!(check = now.name, "good again"),
             _ => {}
