@@ -11,6 +11,7 @@ use handsd::daemon::{self, Daemon, Sweep, Swept};
 use handsd::engine::native::zygote;
 use handsd::notify;
 use handsd::telemetry::{self, Colour, LogFilter};
+use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 
 mod demo;
@@ -90,6 +91,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 print!("{}", config.to_toml());
                 return Ok(ExitCode::SUCCESS);
             }
+            // Whoever starts it may have one that would keep sandboxes from their own files. What is private has a mode of
+            // its own.
+            umask(Mode::from_bits_truncate(0o022));
             let filter = telemetry::init(&config.log)?;
             let end = if ephemeral { End::Remove } else { End::Leave };
             runtime()?.block_on(serve(&config, load, &filter, end))?;

@@ -106,3 +106,11 @@ async fn what_is_still_in_use_when_the_time_is_up_goes_on() {
     assert!(last.is_some_and(|last| last.done && (last.awake, last.running) == (1, 1)), "{last:?}");
     assert!(sandbox.get_run(run.id()).await.unwrap().exited.is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrow_umask_of_whoever_starts_it_changes_nothing_inside() {
+    let wrapper = ["sh", "-c", "umask 077; exec \"$@\"", "sh"].map(str::to_owned).to_vec();
+    let Some(daemon) = Daemon::start_with(Options { wrapper, ..Options::default() }).await else { return };
+    let sandbox = daemon.sandbox().await;
+    assert_eq!(sandbox.read("setpriv --reuid 1000 --clear-groups ls / > /dev/null; umask").await, "0022");
+}
