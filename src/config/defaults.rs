@@ -42,8 +42,8 @@ pub(super) const LOG_FORMAT: LogFormat = LogFormat::Human;
 pub(super) const IMAGE: &str = "host";
 /// No bound: only the operator knows how many sandboxes share the node's memory.
 pub(super) const MEMORY: Option<u64> = None;
-/// Below it, not even the guest and a shell fit.
-pub(super) const MEMORY_BOUNDS: RangeInclusive<u64> = 4 * MIB..=MAX_SIZE;
+/// Below it, no shell and its children fit; requests have the same bound.
+pub(super) const MEMORY_BOUNDS: RangeInclusive<u64> = 16 * MIB..=MAX_SIZE;
 /// No bound: the scheduler shares fairly, and an idle processor serves nobody.
 pub(super) const CPUS: Option<f64> = None;
 /// The kernel's smallest quota is one millisecond in its period of a hundred; no kernel is built for more than the upper one.
