@@ -19,8 +19,6 @@ const MAX_SIZE: u64 = 1 << 50;
 pub(super) const ROOT_STATE_DIR: &str = "/var/lib/handsd";
 /// Where a system service puts its socket; systemd's `RuntimeDirectory=handsd` makes the directory.
 pub(super) const ROOT_SOCKET: &str = "/run/handsd/handsd.sock";
-/// For clients that cannot speak over a unix socket. Loopback, because by default there is no TLS.
-pub(super) const GRPC_PORT: SocketAddr = loopback(7420);
 /// The HTTP API, its page, liveness and readiness, beside the gRPC port.
 pub(super) const HTTP: SocketAddr = loopback(7421);
 

@@ -81,8 +81,7 @@ fn grpc(
         None => state_dir.join("handsd.sock"),
     };
     let given = if overrides.grpc.is_empty() { written } else { Some(overrides.grpc.clone()) };
-    let addresses =
-        given.unwrap_or_else(|| vec![ListenAddress::Unix(default_socket()), ListenAddress::Tcp(defaults::GRPC_PORT)]);
+    let addresses = given.unwrap_or_else(|| vec![ListenAddress::Unix(default_socket())]);
     // Of the addresses, only the default socket has not been through this: its directory may be a deep one.
     let long = addresses.iter().find_map(|address| match address {
         ListenAddress::Unix(path) => ListenAddress::unix(path).err(),
