@@ -71,6 +71,7 @@
 //! | [`metrics`] | what is counted and measured, by whoever sees it |
 //! | [`notify`] | what systemd is told: ready, reloading, and that the daemon does not hang |
 //! | [`seal`] | secrets at rest: sealed by the node's key before they reach the store |
+//! | [`crash`] | where a daemon under test dies between two steps |
 //! | [`client`] | connecting to a node, for the command line and for tests |
 //! | [`ids`] | names of sandboxes and runs |
 //!
@@ -107,6 +108,8 @@ pub mod check;
 pub mod client;
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod crash;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]

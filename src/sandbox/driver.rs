@@ -15,6 +15,7 @@ use super::live::{Body, Tools, connect};
 use super::record::Record;
 use super::state::{Observation, Phase, Tier};
 use super::{IdleTimeout, Order, SandboxError, Snapshot};
+use crate::crash;
 use crate::engine::{EngineError, Limits, Spec, Started, Uplink};
 use crate::hands::remove_spools;
 use crate::ids::SandboxId;
@@ -125,23 +126,27 @@ impl Driver {
 
     async fn make(&mut self) -> Result<(), SandboxError> {
         let made = self.try_make().await;
-        match &made {
-            Ok(()) => self.observe(Observation::GuestReady).await,
-            Err(error) => {
-                let why = chain(error).to_string();
-                self.observe(Observation::CreateFailed(why.into())).await;
-            }
+        if let Err(error) = &made {
+            let why = chain(error).to_string();
+            self.observe(Observation::CreateFailed(why.into())).await;
         }
         made
     }
 
     async fn try_make(&mut self) -> Result<(), SandboxError> {
         self.store(&self.record).await?;
+        crash::point("create.intended");
         let _timing = metrics().step(LifeStep::Create);
         let created = self.tools.engine.create(&self.spec()).await;
         let (started, image) = created.map_err(|error| SandboxError::Create(Arc::new(error)))?;
         self.record.image = image;
-        self.connect(started).await.map_err(|(error, _)| error)
+        crash::point("create.made");
+        self.connect(started).await.map_err(|(error, _)| error)?;
+        crash::point("create.connected");
+        // Not only handed over: the next daemon removes what was being made, so its maker hears of it after the disk has.
+        self.intend(Observation::GuestReady).await?;
+        crash::point("create.stored");
+        Ok(())
     }
 
     async fn connect(&mut self, started: Started) -> Result<(), (SandboxError, Started)> {
@@ -201,6 +206,7 @@ impl Driver {
 
     /// Its processes are gone, or cannot be reached any more. Its files are kept.
     async fn crash(&mut self, why: String) {
+        crash::point("crash.seen");
         self.activity.close();
         let mut body = std::mem::replace(&mut self.body, Body::Gone);
         self.observe(Observation::GuestGone(why.into())).await;
@@ -275,6 +281,7 @@ impl Driver {
                 self.step(Observation::DestroyRequested);
                 self.publish();
             }
+            crash::point("destroy.intended");
             body.close().await;
             let timing = metrics().step(LifeStep::Destroy);
             let removed = self.tools.engine.remove(self.id()).await;
@@ -291,7 +298,9 @@ impl Driver {
                 return;
             }
         }
+        crash::point("destroy.removed");
         remove_spools(self.tools.defaults.spools.join(self.id().as_str())).await;
+        crash::point("destroy.cleared");
         self.step(Observation::Removed);
         let forgotten = self.tools.store.remove_sandbox(self.id(), self.record.event(SystemTime::now())).await;
         if let Err(error) = forgotten {
@@ -300,7 +309,7 @@ impl Driver {
         self.publish();
     }
 
-    /// Stores and publishes what is about to be done.
+    /// Stores and publishes what is about to be done, or what nobody may hear of before it is stored.
     ///
     /// # Errors
     /// [`SandboxError::Store`]; nothing has changed then.

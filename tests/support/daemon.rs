@@ -33,6 +33,8 @@ pub struct Options {
     pub wrapper: Vec<String>,
     /// With the HTTP surface.
     pub http: bool,
+    /// The point of [`handsd::crash`] where it dies; those that are started after it live on.
+    pub crash_at: Option<&'static str>,
 }
 
 /// A daemon. When it is dropped it is told to end, and has to end well and leave nothing; after a panic it is killed, and
@@ -224,6 +226,17 @@ impl Daemon {
         self.process.wait().expect("it is ours");
     }
 
+    /// Waits until it has died where it was to; see [`Options::crash_at`].
+    pub async fn has_crashed(&mut self) {
+        let point = self.options.crash_at.take().expect("it was to die");
+        eventually(SOON, || {
+            let status = self.process.try_wait().expect("it is ours");
+            let is_killed = status.is_some_and(|status| status.signal() == Some(9));
+            std::future::ready(super::expect(is_killed, format!("it did not die at {point}: {status:?}")))
+        })
+        .await;
+    }
+
     /// Kills it and starts it again on the same state.
     pub async fn kill_and_restart(&mut self) {
         self.kill();
@@ -359,6 +372,9 @@ fn spawn(directory: &Path, options: &Options) -> Child {
         Command::new(program)
     };
     let output = fs::File::options().create(true).append(true).open(log(directory)).expect("the log");
+    if let Some(point) = options.crash_at {
+        command.env(handsd::crash::VARIABLE, point);
+    }
     let http = if options.http { "127.0.0.1:0" } else { "off" };
     command.args(["serve", "--http", http, "--grpc", "127.0.0.1:0"]);
     command.args((!options.durable).then_some("--ephemeral"));

@@ -24,6 +24,7 @@ use nix::unistd::{Gid, Uid, chown};
 use super::cgroup::{self, Controller};
 use super::nat::{self, Nat};
 use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo};
+use crate::crash;
 use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
 use crate::image::{Image, ImageStore};
@@ -208,8 +209,10 @@ impl Native {
         let nat = self.uplink(spec.uplink)?;
         let trees =
             self.make_layers(&directory, image, spec.limits.disk).map_err(failed("make the layers in", &directory))?;
+        crash::point("make.layers");
         let cgroup = self.cgroups.as_ref().map(|tree| tree.create(&spec.id, &spec.limits, self.owner())).transpose();
         let cgroup = cgroup.map_err(|source| EngineError::Step { step: "make the cgroups".to_owned(), source })?;
+        crash::point("make.cgroups");
         let order = Order {
             id: spec.id.to_string(),
             directory: zygote::text(&directory),
@@ -222,9 +225,11 @@ impl Native {
             shared_memory: spec.limits.shared_memory(),
         };
         let born = self.zygote.make(order).await?;
+        crash::point("make.born");
         let recorded = Init::of(born.pid).and_then(|init| init.save(&directory));
         let init = recorded.and_then(|()| Process::new(born.pidfd));
         let init = init.map_err(failed("record the first process in", &directory))?;
+        crash::point("make.recorded");
         if let Some(nat) = nat {
             nat.attach(&directory, born.pid).await.map_err(failed("attach to the network", &directory))?;
         }
@@ -306,7 +311,9 @@ impl Engine for Native {
         let directory = self.directory(id);
         let cgroup = self.cgroups.as_ref().map(|tree| tree.sandbox(id, self.owner()));
         self.kill(id, cgroup.as_ref()).await.map_err(failed("end the processes of", &directory))?;
+        crash::point("end.killed");
         self.detach(&directory).await?;
+        crash::point("end.detached");
         let socket = zygote::socket(&directory);
         let removed = cgroup.map_or(Ok(()), |cgroup| cgroup.remove()).and_then(|()| match fs::remove_file(socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -346,7 +353,9 @@ impl Engine for Native {
         let directory = self.directory(id);
         let cgroup = self.cgroups.as_ref().map(|tree| tree.sandbox(id, self.owner()));
         self.kill(id, cgroup.as_ref()).await.map_err(failed("end the processes of", &directory))?;
+        crash::point("remove.killed");
         self.detach(&directory).await?;
+        crash::point("remove.detached");
         if let Some(quotas) = &self.quotas {
             quotas.lift(&writable_layer(&directory, 0)).map_err(failed("lift the quota of", &directory))?;
         }

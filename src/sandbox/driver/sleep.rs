@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::{Driver, WAKE_QUEUE_DEADLINE};
+use crate::crash;
 use crate::metrics::{LifeStep, metrics};
 use crate::sandbox::live::Body;
 use crate::sandbox::state::{Observation, Phase, Tier};
@@ -52,6 +53,11 @@ impl Driver {
             }
             return Err(error);
         }
+        let (intended, done, observed) = match tier {
+            Tier::Frozen => ("freeze.intended", "freeze.done", "freeze.observed"),
+            Tier::Stopped => ("stop.intended", "stop.done", "stop.observed"),
+        };
+        crash::point(intended);
         let timing = metrics().step(LifeStep::Hibernate);
         let slept = match tier {
             Tier::Frozen => self.tools.engine.freeze(self.id()).await,
@@ -60,12 +66,14 @@ impl Driver {
         timing.observe_duration();
         match slept {
             Ok(()) => {
+                crash::point(done);
                 self.asleep_since = Instant::now();
                 let mut body = match tier {
                     Tier::Frozen => Body::Gone,
                     Tier::Stopped => std::mem::replace(&mut self.body, Body::Gone),
                 };
                 self.observe(Observation::Asleep(tier)).await;
+                crash::point(observed);
                 body.close().await;
                 Ok(())
             }
@@ -119,7 +127,9 @@ impl Driver {
     }
 
     async fn thaw(&mut self) -> Result<(), SandboxError> {
+        crash::point("thaw.intended");
         self.tools.engine.thaw(self.id()).await.map_err(|error| self.failed("wake", error))?;
+        crash::point("thaw.done");
         let Body::Dormant(_) = self.body else { return Ok(()) };
         let Body::Dormant(started) = std::mem::replace(&mut self.body, Body::Gone) else { return Ok(()) };
         if let Err((error, started)) = self.connect(started).await {
@@ -134,13 +144,16 @@ impl Driver {
     }
 
     async fn start(&mut self) -> Result<(), SandboxError> {
+        crash::point("start.intended");
         let started = self.tools.engine.start(&self.spec()).await.map_err(|error| self.failed("wake", error))?;
+        crash::point("start.made");
         if let Err((error, _)) = self.connect(started).await {
             if let Err(error) = self.tools.engine.stop(self.id()).await {
                 tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a failed wake was not undone");
             }
             return Err(error);
         }
+        crash::point("start.connected");
         Ok(())
     }
 }
