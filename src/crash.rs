@@ -33,16 +33,8 @@ pub const POINTS: [&str; 19] = [
 ];
 
 /// Points inside what the native engine does in one step.
-pub const NATIVE_POINTS: [&str; 8] = [
-    "make.layers",
-    "make.cgroups",
-    "make.born",
-    "make.recorded",
-    "end.killed",
-    "end.detached",
-    "remove.killed",
-    "remove.detached",
-];
+pub const NATIVE_POINTS: [&str; 7] =
+    ["make.layers", "make.cgroups", "make.born", "end.killed", "end.detached", "remove.killed", "remove.detached"];
 
 /// Dies here, if this is the point.
 pub fn point(name: &'static str) {

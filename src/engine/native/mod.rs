@@ -226,10 +226,7 @@ impl Native {
         };
         let born = self.zygote.make(order).await?;
         crash::point("make.born");
-        let recorded = Init::of(born.pid).and_then(|init| init.save(&directory));
-        let init = recorded.and_then(|()| Process::new(born.pidfd));
-        let init = init.map_err(failed("record the first process in", &directory))?;
-        crash::point("make.recorded");
+        let init = Process::new(born.pidfd).map_err(failed("watch the first process in", &directory))?;
         if let Some(nat) = nat {
             nat.attach(&directory, born.pid).await.map_err(failed("attach to the network", &directory))?;
         }

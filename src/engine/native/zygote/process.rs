@@ -16,6 +16,7 @@ use nix::unistd::{getgid, getuid};
 
 use super::super::birth::{self, Birth, Signal};
 use super::super::fault::{Fault, Step};
+use super::super::init::Init;
 use super::super::jail::{self, Filter};
 use super::super::rootfs::Shared;
 use super::super::sys::{self, Cloned};
@@ -111,6 +112,9 @@ impl Zygote {
 
     /// Gives the child its ids and cgroups, lets it go, and waits until it has become the guest or failed.
     fn release(&self, pid: i32, order: &Order, mut child: UnixStream) -> Result<(), Fault> {
+        // Here and not in the daemon, which may be killed before it could: the next one would not find the child.
+        let recorded = Init::of(pid.cast_unsigned()).and_then(|init| init.save(Path::new(&order.directory)));
+        recorded.step("record the first process")?;
         let Setup { id_base, id_count, .. } = self.setup;
         if id_count == 1 {
             fs::write(format!("/proc/{pid}/setgroups"), "deny").step("deny groups to the sandbox")?;
