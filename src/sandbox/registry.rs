@@ -150,13 +150,17 @@ impl Sandboxes {
 
     /// Begins to take over a sandbox of an earlier daemon; what it answers is told when that is done.
     fn take_over(&self, id: &SandboxId, text: &str) -> Option<oneshot::Receiver<()>> {
-        let Some(record) = Record::of_text(text) else {
+        let Some(mut record) = Record::of_text(text) else {
             tracing::error!(sandbox.id = %id, "a sandbox's record cannot be read; it is left alone");
             return None;
         };
         if record.profile.engine != self.engine().name() {
             tracing::warn!(sandbox.id = %id, engine = record.profile.engine, "a sandbox of another engine is left alone");
             return None;
+        }
+        if record.phase == Phase::Creating {
+            // Its maker has not heard of it, and it is about to go: a second try with the same key makes another.
+            record.claim = None;
         }
         let (taken, taking) = oneshot::channel();
         self.begin(&mut self.lock(), record, Beginning::TakeOver(taken));
