@@ -351,8 +351,8 @@ impl Engine for Docker {
     }
 
     async fn start(&self, spec: &Spec) -> Result<Started, EngineError> {
-        // What a crash has left of it is in the way of another.
-        self.detach(&spec.id).await?;
+        // Of one that has just ended, Docker may not have heard yet; it would not start what it takes for running.
+        self.stop(&spec.id).await?;
         undo(self.try_start(spec).await, self.stop(&spec.id)).await
     }
 
