@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 
 use futures_util::{StreamExt as _, stream};
 use handsd::api::proto::{ErrorReason, FileType, ReadRequest, WriteHeader, WriteRequest};
@@ -160,7 +161,7 @@ async fn a_daemon_killed_while_it_writes_leaves_the_old_file_and_no_litter() {
     let _senders = [send_half(files.clone(), "f").await, send_half(files, "new").await];
     eventually(SOON, || async { expect(is_writing(&daemon), "nothing is being written") }).await;
     daemon.kill();
-    let upper = sandbox.directory(&daemon).join("0/upper/workspace");
+    let upper = daemon.upper(&sandbox).join("workspace");
     let names: Vec<_> = fs::read_dir(&upper).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["f"]);
     assert_eq!(fs::read(upper.join("f")).unwrap(), b"old");
@@ -197,9 +198,9 @@ async fn a_range_of_bytes_or_lines_is_what_was_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_regular_file_is_refused_at_once() {
-    begin!(_daemon, sandbox, files);
+    begin!(daemon, sandbox, files);
     sandbox.read("mkdir d; touch f; mkfifo fifo; ln -s fifo link; ln -s /dev/zero zero; ln -s loop loop").await;
-    sandbox.read("python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"socket\")'").await;
+    let _socket = UnixListener::bind(format!("/proc/{}/root/workspace/socket", daemon.init(&sandbox))).unwrap();
     let precondition = |reason| fault(Code::FailedPrecondition, reason);
     let argument = |reason| fault(Code::InvalidArgument, reason);
     let table = [

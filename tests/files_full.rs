@@ -109,6 +109,6 @@ async fn on_a_full_disk_old_files_are_whole_and_runs_go_on_without_their_output(
     files.remove("fill").await.unwrap();
     assert_eq!(neighbour.read("echo room").await, "room");
     files.write("f", b"new").await.unwrap();
-    let upper = sandbox.directory(&daemon).join("0/upper/workspace");
+    let upper = daemon.upper(&sandbox).join("workspace");
     assert_eq!(fs::read_dir(upper).unwrap().count(), 1, "no litter");
 }

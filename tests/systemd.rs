@@ -7,12 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dockerd::Dockerd;
+use support::dockerd::{self, Dockerd};
 use support::{eventually, expect};
 
-#[path = "support/dockerd.rs"]
-#[expect(dead_code, reason = "the tests of the Docker engine use the rest")]
-mod dockerd;
 mod support;
 
 /// A boot, a restart after the watchdog, a package removed: each takes seconds on a busy machine.

@@ -13,7 +13,7 @@ use handsd::api::proto::sessions_client::SessionsClient;
 use handsd::client::{self, Address, Channel};
 
 use super::sandbox::Sandbox;
-use super::{LOOK_AGAIN, SOON, eventually, leftovers, process};
+use super::{Engine, LOOK_AGAIN, SOON, eventually, leftovers, process};
 
 /// How long a daemon may take to end: it removes its sandboxes, and cuts off calls after five seconds.
 const STOP_BOUND: Duration = Duration::from_secs(60);
@@ -46,6 +46,8 @@ pub struct Daemon {
     directory: tempfile::TempDir,
     /// The processes below it when it was told to end, by id and start time.
     descendants: Vec<(u32, String)>,
+    /// Ends last.
+    engine: Engine,
 }
 
 impl Daemon {
@@ -64,6 +66,7 @@ impl Daemon {
         if !super::is_root() {
             return None;
         }
+        let engine = Engine::chosen().await?;
         let directory = tempfile::Builder::new()
             .prefix("handsd-test-")
             .tempdir_in(options.place.clone().unwrap_or_else(std::env::temp_dir));
@@ -74,12 +77,12 @@ impl Daemon {
                 std::os::unix::fs::chown(path, Some(65534), Some(65534)).expect("root gives files away");
             }
         }
-        let process = spawn(directory.path(), &options);
+        let process = spawn(directory.path(), &options, &engine);
         // In a shell of its own until there is a connection, so that a panic on the way cleans up too.
         let mut starting = Starting { process: Some(process), directory: Some(directory) };
         let channel = starting.connect().await;
         let (process, directory) = starting.finish();
-        Some(Self { process, options, channel, directory, descendants: Vec::new() })
+        Some(Self { process, options, channel, directory, descendants: Vec::new(), engine })
     }
 
     /// Where its state is.
@@ -142,11 +145,10 @@ impl Daemon {
         self.process.id()
     }
 
-    /// Its helper that makes sandboxes.
-    pub fn zygote(&self) -> u32 {
+    /// Its helper that makes sandboxes, if its engine has one.
+    pub fn zygote(&self) -> Option<u32> {
         let children = process::children(self.pid());
-        let zygote = children.into_iter().find(|pid| process::command_line(*pid).ends_with(" zygote"));
-        zygote.expect("a daemon has a zygote")
+        children.into_iter().find(|pid| process::command_line(*pid).ends_with(" zygote"))
     }
 
     /// All it has said so far.
@@ -156,7 +158,9 @@ impl Daemon {
 
     /// What there is of sandboxes and runs; see [`leftovers::find`].
     pub fn leftovers(&self) -> Vec<String> {
-        leftovers::find(&self.state())
+        let mut found = leftovers::find(&self.state());
+        found.extend(self.engine.containers(&self.state()).iter().map(|name| format!("container {name}")));
+        found
     }
 
     /// Its cgroup directories, one in each hierarchy.
@@ -172,8 +176,12 @@ impl Daemon {
 
     /// The first process of a sandbox, on the node.
     pub fn init(&self, sandbox: &Sandbox) -> u32 {
-        let directory = self.state().join("sandboxes").join(&sandbox.id);
-        leftovers::init(&directory).expect("a running sandbox has a first process")
+        self.engine.init(&self.state(), sandbox).expect("a running sandbox has a first process")
+    }
+
+    /// Where what a sandbox has written is on the node.
+    pub fn upper(&self, sandbox: &Sandbox) -> PathBuf {
+        self.engine.upper(&self.state(), sandbox)
     }
 
     /// Commands and files.
@@ -263,7 +271,7 @@ impl Daemon {
 
     /// Starts it again after [`Daemon::kill`].
     pub async fn restart(&mut self) {
-        self.process = spawn(self.directory.path(), &self.options);
+        self.process = spawn(self.directory.path(), &self.options, &self.engine);
         let socket = self.socket();
         let process = &mut self.process;
         self.channel = wait_for_connection(process, &socket, self.directory.path()).await;
@@ -320,6 +328,7 @@ impl Drop for Daemon {
             println!("---- the daemon's log\n{}", self.log());
         }
         clean(&mut self.process, self.directory.path());
+        self.engine.remove(&self.state());
         if let Err(fault) = verdict {
             panic!("the daemon: {fault}");
         }
@@ -358,7 +367,7 @@ fn clean(process: &mut Child, directory: &Path) {
     leftovers::remove(&state(directory));
 }
 
-fn spawn(directory: &Path, options: &Options) -> Child {
+fn spawn(directory: &Path, options: &Options, engine: &Engine) -> Child {
     let program = env!("CARGO_BIN_EXE_handsd");
     let mut command = if options.rootless {
         let mut command = Command::new("setpriv");
@@ -380,6 +389,7 @@ fn spawn(directory: &Path, options: &Options) -> Child {
     command.args((!options.durable).then_some("--ephemeral"));
     command.arg("--grpc").arg(format!("unix:{}", socket(directory).display()));
     command.arg("--state-dir").arg(state(directory)).arg("--config").arg(directory.join("handsd.toml"));
+    engine.configure(&mut command);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().expect("the daemon's binary")
 }
 

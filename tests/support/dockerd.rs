@@ -5,13 +5,16 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::rootfs;
 
 /// How long it may take to answer, or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct Dockerd {
     process: Mutex<Child>,
     arguments: Vec<String>,
+    image: OnceLock<PathBuf>,
     directory: tempfile::TempDir,
 }
 
@@ -54,7 +58,7 @@ impl Dockerd {
         let directory = tempfile::Builder::new().prefix("dk").tempdir_in("/tmp").expect("a temporary directory");
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let process = Mutex::new(spawn(directory.path(), &arguments));
-        let engine = Self { process, arguments, directory };
+        let engine = Self { process, arguments, image: OnceLock::new(), directory };
         engine.wait_ready();
         Some(engine)
     }
@@ -67,6 +71,11 @@ impl Dockerd {
     /// A directory for the test's own files; removed with it.
     pub fn scratch(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The tar of a small Linux, to make images of.
+    pub fn image(&self) -> &Path {
+        self.image.get_or_init(|| rootfs::write_tar(self.directory.path()))
     }
 
     /// Kills it without a word. Its containers go on.
@@ -101,6 +110,33 @@ impl Dockerd {
     /// What it answers to a GET.
     pub fn get(&self, path: &str) -> String {
         get(&self.socket(), path).unwrap_or_default()
+    }
+
+    /// The same as JSON; null if it does not answer with any.
+    pub fn json(&self, path: &str) -> Value {
+        let answer = self.get(path);
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(body).unwrap_or_default()
+    }
+
+    /// The containers of a daemon, by their names.
+    pub fn containers(&self, instance: &str) -> Vec<String> {
+        let filters = format!("%7B%22label%22:%5B%22dev.handsd.instance={instance}%22%5D%7D");
+        let listed = self.json(&format!("/containers/json?all=1&filters={filters}"));
+        let names = listed.as_array().into_iter().flatten().filter_map(|container| container["Names"][0].as_str());
+        names.map(|name| name.trim_start_matches('/').to_owned()).collect()
+    }
+
+    /// Ends a container and removes it.
+    pub fn remove(&self, container: &str) {
+        // What is not there any more is as it should be.
+        let _ = ask(&self.socket(), "DELETE", &format!("/containers/{container}?force=1&v=1"));
+    }
+
+    /// Does to a container what the command line does: "kill", "pause", "unpause".
+    pub fn order(&self, container: &str, order: &str) {
+        let answer = ask(&self.socket(), "POST", &format!("/containers/{container}/{order}")).unwrap_or_default();
+        assert!(answer.contains(" 204 "), "{order} {container}: {answer}");
     }
 
     fn signal(&self, signal: Signal) -> Pid {
@@ -172,9 +208,13 @@ fn socket(directory: &Path) -> PathBuf {
 }
 
 fn get(socket: &Path, path: &str) -> Option<String> {
+    ask(socket, "GET", path)
+}
+
+fn ask(socket: &Path, method: &str, path: &str) -> Option<String> {
     let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n").ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     Some(answer)

@@ -9,11 +9,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::process;
 
-/// The cgroup directories of a daemon, one in each mounted hierarchy where it made one.
-pub fn cgroups(state: &Path) -> Vec<PathBuf> {
+/// What a daemon's cgroups and containers are known by.
+pub fn instance(state: &Path) -> String {
     let state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
     let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
-    let instance: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The cgroup directories of a daemon, one in each mounted hierarchy where it made one.
+pub fn cgroups(state: &Path) -> Vec<PathBuf> {
+    let instance = instance(state);
     let mounts = fs::read("/proc/self/mountinfo").expect("/proc is mounted");
     let lines = mounts.lines().map_while(Result::ok);
     let hierarchies = lines.filter_map(|line| {

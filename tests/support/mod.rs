@@ -7,6 +7,8 @@
 //! | `run` | [`Running`], [`Outcome`]: a run's events, which are held to their contract as they come |
 //! | `certificates` | an authority and what it signs |
 //! | `disk` | [`Disk`]: a small disk of its own |
+//! | `dockerd` | a Docker engine of the tests' own, and the image that is run in it |
+//! | `engine` | [`Engine`]: what the daemon of a test makes its sandboxes with |
 //! | `files` | [`Files`]: the files of a sandbox |
 //! | `http` | [`http::Http`]: a daemon with the HTTP surface, and a client of it |
 //! | `probe` | a GET without a key, and what comes back |
@@ -24,6 +26,7 @@ use tonic_types::StatusExt as _;
 
 pub use daemon::{Daemon, Options};
 pub use disk::Disk;
+pub use engine::{Engine, only_native};
 pub use files::Files;
 pub use run::{Outcome, Running};
 pub use sandbox::{Sandbox, argv, shell};
@@ -32,11 +35,14 @@ pub use session::Session;
 pub mod certificates;
 mod daemon;
 mod disk;
+pub mod dockerd;
+mod engine;
 pub mod files;
 pub mod http;
 mod leftovers;
 pub mod probe;
 pub mod process;
+mod rootfs;
 pub mod run;
 mod sandbox;
 pub mod session;

@@ -45,6 +45,7 @@ const PROGRAMS: &[&str] = &[
     "ping",
     "printf",
     "ps",
+    "pwd",
     "readlink",
     "realpath",
     "rm",
@@ -77,8 +78,9 @@ const PROGRAMS: &[&str] = &[
     "yes",
 ];
 
-const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nagent:x:1000:1000::/home/agent:/bin/bash\n";
-const GROUP: &str = "root:x:0:\ntty:x:5:\nagent:x:1000:\n";
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nagent:x:1000:1000::/home/agent:/bin/bash\n\
+                      nobody:x:65534:65534::/nonexistent:/bin/false\n";
+const GROUP: &str = "root:x:0:\ntty:x:5:\nagent:x:1000:\nnogroup:x:65534:\n";
 
 /// Writes it as a tar in a directory; answers its path.
 pub fn write_tar(directory: &Path) -> PathBuf {

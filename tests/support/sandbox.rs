@@ -173,11 +173,12 @@ impl Sandbox {
             [ ${#words[@]} -gt 0 ] && echo "${words[*]//$'\n'/ }"
         done 2>/dev/null; true"#;
         let listed = self.read(look).await;
-        let own = |line: &&str| !line.is_empty() && !line.starts_with("hands-guest");
+        let guests = ["hands-guest", "/.hands/guest"];
+        let own = |line: &&str| !line.is_empty() && !guests.iter().any(|guest| line.starts_with(guest));
         listed.lines().filter(own).map(str::to_owned).collect()
     }
 
-    /// Where its files are on the node.
+    /// What the daemon keeps of it.
     pub fn directory(&self, daemon: &Daemon) -> PathBuf {
         daemon.state().join("sandboxes").join(&self.id)
     }
