@@ -5,6 +5,7 @@
 //! dealt with in the next: so the more happens, the more share a write.
 
 mod act;
+mod hear;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
@@ -20,8 +21,8 @@ use super::content::Contents;
 use super::event::Actor;
 use super::house::{Found, HouseError, Kept, Mind};
 use super::record::Profile;
-use super::state::{Arrival, Input, MAX_QUEUE, Presence, Record, State};
-use super::tools::{Finished, Note, Outcome as CallOutcome};
+use super::state::{Arrival, Input, Presence, Record, State};
+use super::tools::{Finished, Note};
 use crate::ids::SessionId;
 use crate::runtime::process::{Line, Process};
 use crate::runtime::{Brain, Call, Dialogue};
@@ -234,133 +235,6 @@ impl Driver {
             request = self.requests.recv() => Happened::Requested(request),
             line = said => Happened::Said(line),
             () = clock => Happened::Clock,
-        }
-    }
-
-    /// What has happened becomes inputs; and what has happened beside it, if that needs no waiting.
-    async fn take(&mut self, happened: Happened) {
-        match happened {
-            Happened::Stop => {}
-            Happened::Requested(None) => self.context.stop.cancelled().await,
-            Happened::Requested(Some(request)) => {
-                self.request(request).await;
-                while self.backlog.len() < BATCH
-                    && let Ok(request) = self.requests.try_recv()
-                {
-                    self.request(request).await;
-                }
-            }
-            Happened::Noted(note) => note.into_iter().for_each(|note| self.note(note)),
-            Happened::Ended(job) => {
-                // What a call told before its end comes before its end.
-                while let Ok(note) = self.notes.1.try_recv() {
-                    self.note(note);
-                }
-                self.ended(job);
-            }
-            Happened::Said(line) => {
-                self.said(line);
-                while self.backlog.len() < BATCH
-                    && let Some(line) = self.process.as_mut().and_then(Process::take_line)
-                {
-                    self.said(line);
-                }
-            }
-            Happened::Clock => self.push(Input::Clock),
-        }
-    }
-
-    async fn request(&mut self, request: Request) {
-        match request {
-            Request::Cancel(reply) => {
-                self.backlog.push_back(Task { input: Input::Cancel, waits: Waits::Caller(reply) });
-            }
-            Request::Archive(reply) => {
-                self.backlog.push_back(Task { input: Input::Archive, waits: Waits::Caller(reply) });
-            }
-            Request::Send(post) => self.post(*post).await,
-        }
-    }
-
-    async fn post(&mut self, post: Post) {
-        let Post { actor, body, refs, claim, reply } = post;
-        let claim = match claim {
-            None => None,
-            Some((key, digest)) => {
-                // Those that wait to be stored come first.
-                while !self.backlog.is_empty() && self.deal().await {}
-                let scope = self.id.to_string();
-                match self.context.store.claimed(scope.clone(), key.clone()).await {
-                    Ok(None) => Some(Claim { scope, key, digest, value: String::new() }),
-                    Ok(Some(found)) if found.digest == digest => {
-                        let _ = reply.send(Ok((found.value.parse().unwrap_or_default(), false)));
-                        return;
-                    }
-                    Ok(Some(_)) => {
-                        let _ = reply.send(Err(SessionError::Conflict { field: "idempotency_key" }));
-                        return;
-                    }
-                    Err(error) => {
-                        let _ = reply.send(Err(SessionError::Store(error)));
-                        return;
-                    }
-                }
-            }
-        };
-        let refusal = if self.state.is_archived {
-            Some(SessionError::Archived(self.id.clone()))
-        } else if self.state.queue.len() + self.backlog.len() >= MAX_QUEUE {
-            Some(SessionError::Busy { id: self.id.clone(), limit: MAX_QUEUE })
-        } else {
-            None
-        };
-        if let Some(error) = refusal {
-            let _ = reply.send(Err(error));
-            return;
-        }
-        let input = Input::Message { actor, body, refs };
-        self.backlog.push_back(Task { input, waits: Waits::Sender(claim, reply) });
-    }
-
-    fn note(&mut self, note: Note) {
-        self.push(match note {
-            Note::Began(call, sandbox, run) => Input::Began(call, sandbox, run),
-            Note::Output(id, to, body) => Input::Output { id, to, body },
-        });
-    }
-
-    fn ended(&mut self, job: Job) {
-        match job {
-            Job::Found(found) => {
-                self.is_searching = false;
-                match *found {
-                    Ok(found) => self.arrived(found),
-                    Err(error) => self.push(Input::Gone { why: chain(&error).to_string() }),
-                }
-            }
-            Job::Finished(Finished { id, outcome: CallOutcome::Done { answer, exec } }) => {
-                self.push(Input::Done { id, answer, exec });
-            }
-            Job::Finished(Finished { outcome: CallOutcome::NoHands(call), .. }) => {
-                // They are made anew, and then it runs.
-                self.parked.push(Parked::Run(call));
-                self.fetch();
-            }
-            Job::Finished(Finished { id, outcome: CallOutcome::Void }) => self.push(Input::Void(id)),
-            Job::Disposed => self.push(Input::Disposed),
-            Job::Done => {}
-        }
-    }
-
-    fn said(&mut self, line: Line) {
-        let (line, cursor) = match line {
-            Line::Said(line, cursor) => (line, cursor),
-            Line::Over(why) => return self.lose_process(why),
-        };
-        let Some(dialogue) = &mut self.dialogue else { return };
-        match dialogue.read(&line) {
-            Ok(said) => said.into_iter().for_each(|said| self.push(Input::Said(said, cursor))),
-            Err(error) => self.lose_process(error.to_string()),
         }
     }
 
