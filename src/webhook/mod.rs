@@ -6,6 +6,7 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `destination`, `delivery` | what is stored of each |
 //! | `plan` | retries, filters, and which addresses are private (pure) |
 //! | `envelope` | the body and its signature |
 //! | `post` | one request |
@@ -15,29 +16,29 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ids::{DeliveryId, DestinationId, EventId, SessionId};
 use crate::seal::{SealError, Sealer, Secret};
-use crate::session::{Level, SessionError, Sessions};
-use crate::store::{Store, StoreError, StoredDelivery, StoredDestination};
+use crate::session::{SessionError, Sessions};
+use crate::store::{Store, StoreError, StoredDestination};
+use delivery::delivery_of_stored;
+use destination::of_stored;
 use post::{Letter, Outcome, Postman};
 
+mod delivery;
+mod destination;
 pub mod envelope;
 mod outbox;
 pub mod plan;
 mod post;
 
+pub use delivery::{Delivery, DeliveryRecord, DeliveryStatus};
+pub use destination::{Change, Destination, DestinationRecord};
+
 /// Destinations of one session.
 const MAX_DESTINATIONS: usize = 16;
-/// Types that a destination may name.
-const MAX_TYPES: usize = 64;
-/// Longest secret, in bytes.
-const MAX_SECRET: usize = 512;
 
 /// Where events may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,100 +56,6 @@ pub struct Settings {
     pub reach: Reach,
     /// The pause before the first retry.
     pub first_retry: Duration,
-}
-
-/// A destination that is wanted, or what is to be changed of one: what is `None` stays.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct Change {
-    url: Option<String>,
-    secret: Option<String>,
-    level: Option<String>,
-    types: Option<Vec<String>>,
-    include_raw: Option<bool>,
-    enabled: Option<bool>,
-}
-
-/// A destination.
-#[derive(Debug, Clone)]
-pub struct Destination {
-    /// Its id.
-    pub id: DestinationId,
-    /// Of which session.
-    pub session: SessionId,
-    /// What it is.
-    pub record: DestinationRecord,
-    /// Up to which `seq` events were taken, given up or not wanted.
-    cursor: u64,
-}
-
-/// What is stored of a destination.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DestinationRecord {
-    /// Where events are sent.
-    pub url: String,
-    /// The least important level.
-    pub level: String,
-    /// Which types; `None`: all.
-    pub types: Option<Vec<String>>,
-    /// With what a message came from.
-    pub include_raw: bool,
-    /// Events are sent; if not, they wait.
-    pub enabled: bool,
-    /// The secret, sealed.
-    sealed: Option<String>,
-    /// Only events behind this one are sent.
-    pub created_after_seq: u64,
-    /// When it was made, in milliseconds since 1970.
-    pub created_at_ms: u64,
-    /// When it was changed last, in milliseconds since 1970.
-    pub updated_at_ms: u64,
-}
-
-/// A delivery.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    /// Its id.
-    pub id: DeliveryId,
-    /// Where to.
-    pub destination: DestinationId,
-    /// Of which session.
-    pub session: SessionId,
-    /// The event's place.
-    pub seq: u64,
-    /// How it goes.
-    pub record: DeliveryRecord,
-}
-
-/// What is stored of a delivery.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DeliveryRecord {
-    /// How it stands.
-    pub status: DeliveryStatus,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// When last, in milliseconds since 1970.
-    pub last_attempt_at_ms: Option<u64>,
-    /// What was answered.
-    pub response_code: Option<u16>,
-    /// What went wrong.
-    pub error: Option<String>,
-    /// When it began, in milliseconds since 1970.
-    pub created_at_ms: u64,
-}
-
-/// How a delivery stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeliveryStatus {
-    /// It is being sent.
-    Delivering,
-    /// It was taken.
-    Delivered,
-    /// It failed and is tried again.
-    Failed,
-    /// It was given up.
-    DeadLetter,
 }
 
 /// Why something could not be done with a destination.
@@ -258,18 +165,8 @@ impl Webhooks {
         if self.list(session).await?.len() >= MAX_DESTINATIONS {
             return Err(WebhookError::TooMany);
         }
-        let (id, now) = (DestinationId::random(), now_ms());
-        let empty = DestinationRecord {
-            url: String::new(),
-            level: Level::User.name().to_owned(),
-            types: None,
-            include_raw: false,
-            enabled: true,
-            sealed: None,
-            created_after_seq: seq,
-            created_at_ms: now,
-            updated_at_ms: now,
-        };
+        let id = DestinationId::random();
+        let empty = DestinationRecord::empty(seq, now_ms());
         let record = self.changed(&id, empty, wish)?;
         let destination = Destination { id, session: session.clone(), record, cursor: seq };
         self.put(&destination).await?;
@@ -306,7 +203,8 @@ impl Webhooks {
         change: Change,
     ) -> Result<Destination, WebhookError> {
         let found = self.get(session, id).await?;
-        let record = DestinationRecord { updated_at_ms: now_ms(), ..self.changed(id, found.record.clone(), change)? };
+        let mut record = self.changed(id, found.record.clone(), change)?;
+        record.updated_at_ms = now_ms();
         let destination = Destination { record, ..found };
         self.put(&destination).await?;
         self.end(id);
@@ -407,68 +305,6 @@ impl Webhooks {
         };
         self.shared.store.put_destination(stored).await.map_err(WebhookError::Store)
     }
-
-    /// A record with a change made to it.
-    fn changed(
-        &self,
-        id: &DestinationId,
-        mut record: DestinationRecord,
-        change: Change,
-    ) -> Result<DestinationRecord, WebhookError> {
-        let invalid = |field, message: &str| WebhookError::Invalid { field, message: message.to_owned() };
-        if let Some(url) = change.url {
-            self.shared.postman.check(&url)?;
-            record.url = url;
-        }
-        if let Some(level) = change.level {
-            Level::named(&level).ok_or_else(|| invalid("level", "is user, progress, internal or output"))?;
-            record.level = level;
-        }
-        if let Some(types) = change.types {
-            if types.len() > MAX_TYPES || types.iter().any(|kind| kind.is_empty() || kind.len() > 64) {
-                return Err(invalid("types", "are at most 64 names of at most 64 bytes"));
-            }
-            record.types = Some(types);
-        }
-        if let Some(secret) = change.secret {
-            if secret.is_empty() || secret.len() > MAX_SECRET {
-                return Err(invalid("secret", "has 1 to 512 bytes"));
-            }
-            let sealed = self.shared.sealer.seal(id.as_str(), &secret.into()).map_err(WebhookError::Seal)?;
-            record.sealed = Some(STANDARD.encode(sealed));
-        }
-        record.include_raw = change.include_raw.unwrap_or(record.include_raw);
-        record.enabled = change.enabled.unwrap_or(record.enabled);
-        Ok(record)
-    }
-
-    fn secret(&self, destination: &Destination) -> Result<Option<Secret>, WebhookError> {
-        let Some(sealed) = &destination.record.sealed else { return Ok(None) };
-        let sealed = STANDARD.decode(sealed).unwrap_or_default();
-        self.shared.sealer.open(destination.id.as_str(), &sealed).map(Some).map_err(WebhookError::Seal)
-    }
-}
-
-impl DestinationRecord {
-    /// What is sent is signed.
-    #[must_use]
-    pub fn has_secret(&self) -> bool {
-        self.sealed.is_some()
-    }
-}
-
-fn of_stored(stored: StoredDestination) -> Result<Destination, WebhookError> {
-    let StoredDestination { id, session, record, cursor } = stored;
-    let unknown = |_| WebhookError::NotFound { what: "destination that this version can read:", id: id.to_string() };
-    let record = serde_json::from_str(&record).map_err(unknown)?;
-    Ok(Destination { id, session, record, cursor })
-}
-
-fn delivery_of_stored(stored: StoredDelivery) -> Result<Delivery, WebhookError> {
-    let StoredDelivery { id, destination, session, seq, record } = stored;
-    let unknown = |_| WebhookError::NotFound { what: "delivery that this version can read:", id: id.to_string() };
-    let record = serde_json::from_str(&record).map_err(unknown)?;
-    Ok(Delivery { id, destination, session, seq, record })
 }
 
 fn now_ms() -> u64 {

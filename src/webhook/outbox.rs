@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
+use super::delivery::delivery_of_stored;
 use super::plan::{self, Next};
 use super::post::Letter;
 use super::{Delivery, DeliveryRecord, DeliveryStatus, Destination, WebhookError, Webhooks, envelope, now_ms};
@@ -51,7 +52,7 @@ async fn deliver(webhooks: &Webhooks, destination: &Destination, event: &Event) 
     let known = store.delivery_of(&destination.id, event.seq).await.map_err(WebhookError::Store)?;
     let mut delivery = match known {
         // An earlier daemon began with it.
-        Some(stored) => super::delivery_of_stored(stored)?,
+        Some(stored) => delivery_of_stored(stored)?,
         None => new_delivery(destination, event),
     };
     loop {
