@@ -45,8 +45,11 @@ struct PathQuery {
     path: String,
 }
 
-async fn awake(surface: &Shared, id: &str) -> Result<(Hands, Lease), Problem> {
-    Ok(find(surface, id)?.awake().await.map_err(Fault::from)?)
+/// The path that a request is about, and the hands that reach it as long as the lease is held.
+async fn reach(surface: &Shared, id: &str, query: PathQuery) -> Result<(String, Hands, Lease), Problem> {
+    let path = messages::path("path", query.path)?;
+    let (hands, lease) = find(surface, id)?.awake().await.map_err(Fault::from)?;
+    Ok((path, hands, lease))
 }
 
 async fn read(
@@ -54,8 +57,7 @@ async fn read(
     Path(id): Path<String>,
     Query(query): Query<PathQuery>,
 ) -> Result<impl IntoResponse, Problem> {
-    let path = messages::path("path", query.path)?;
-    let (hands, lease) = awake(&surface, &id).await?;
+    let (path, hands, lease) = reach(&surface, &id, query).await?;
     let range = ReadRange::Bytes { offset: 0, limit: None };
     let reading = hands.files().read(&path, range).await.map_err(Fault::from)?;
     let size = reading.info.size.to_string();
@@ -78,8 +80,7 @@ async fn write(
     Query(query): Query<PathQuery>,
     body: Body,
 ) -> Result<StatusCode, Problem> {
-    let path = messages::path("path", query.path)?;
-    let (hands, _lease) = awake(&surface, &id).await?;
+    let (path, hands, _lease) = reach(&surface, &id, query).await?;
     let options = WriteOptions { path, create_parents: true, ..WriteOptions::default() };
     let mut writing = hands.files().write(options).await.map_err(Fault::from)?;
     let mut chunks = body.into_data_stream();
@@ -98,8 +99,7 @@ async fn remove(
     Path(id): Path<String>,
     Query(query): Query<PathQuery>,
 ) -> Result<StatusCode, Problem> {
-    let path = messages::path("path", query.path)?;
-    let (hands, _lease) = awake(&surface, &id).await?;
+    let (path, hands, _lease) = reach(&surface, &id, query).await?;
     hands.files().remove_all(&path).await.map_err(Fault::from)?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -109,8 +109,7 @@ async fn make_directory(
     Path(id): Path<String>,
     Query(query): Query<PathQuery>,
 ) -> Result<StatusCode, Problem> {
-    let path = messages::path("path", query.path)?;
-    let (hands, _lease) = awake(&surface, &id).await?;
+    let (path, hands, _lease) = reach(&surface, &id, query).await?;
     hands.files().mkdir_all(&path, DEFAULT_DIRECTORY_MODE).await.map_err(Fault::from)?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -120,8 +119,7 @@ async fn list(
     Path(id): Path<String>,
     Query(query): Query<PathQuery>,
 ) -> Result<axum::Json<Vec<EntryView>>, Problem> {
-    let path = messages::path("path", query.path)?;
-    let (hands, _lease) = awake(&surface, &id).await?;
+    let (path, hands, _lease) = reach(&surface, &id, query).await?;
     let mut entries = Vec::new();
     let mut page_token = String::new();
     loop {

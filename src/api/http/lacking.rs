@@ -5,42 +5,46 @@ use axum::http::Uri;
 use super::problem::Problem;
 use super::routes::Routes;
 
+/// Where.
+const PATHS: &[&str] = &[
+    "/api/agents/{*rest}",
+    "/api/browsers/{*rest}",
+    "/api/sandboxes/checkpoints/{*rest}",
+    "/api/sandboxes/from-checkpoint/{id}",
+    "/api/sandboxes/{id}/agent/{*rest}",
+    "/api/sandboxes/{id}/allowed-hosts",
+    "/api/sandboxes/{id}/autoscale",
+    "/api/sandboxes/{id}/checkpoints",
+    "/api/sandboxes/{id}/checkpoints/{*rest}",
+    "/api/sandboxes/{id}/files/download-url",
+    "/api/sandboxes/{id}/files/upload-url",
+    "/api/sandboxes/{id}/logs",
+    "/api/sandboxes/{id}/migrate",
+    "/api/sandboxes/{id}/mounts",
+    "/api/sandboxes/{id}/power-cycle",
+    "/api/sandboxes/{id}/preview",
+    "/api/sandboxes/{id}/preview/{*rest}",
+    "/api/sandboxes/{id}/reboot",
+    "/api/sandboxes/{id}/scaling-lock",
+    "/api/sandboxes/{id}/usage",
+    "/api/secret-stores",
+    "/api/secret-stores/{*rest}",
+    "/api/snapshots",
+    "/api/snapshots/{*rest}",
+    "/api/tags",
+    "/api/templates",
+    "/api/usage",
+    "/api/webhooks",
+    "/api/webhooks/{*rest}",
+];
+
 /// Their routes.
 pub fn routes() -> Routes {
-    Routes::default()
-        .lacking("/api/agents/{*rest}")
-        .lacking("/api/browsers/{*rest}")
-        .lacking("/api/sandboxes/checkpoints/{*rest}")
-        .lacking("/api/sandboxes/from-checkpoint/{id}")
-        .lacking("/api/sandboxes/{id}/agent/{*rest}")
-        .lacking("/api/sandboxes/{id}/allowed-hosts")
-        .lacking("/api/sandboxes/{id}/autoscale")
-        .lacking("/api/sandboxes/{id}/checkpoints")
-        .lacking("/api/sandboxes/{id}/checkpoints/{*rest}")
-        .lacking("/api/sandboxes/{id}/files/download-url")
-        .lacking("/api/sandboxes/{id}/files/upload-url")
-        .lacking("/api/sandboxes/{id}/logs")
-        .lacking("/api/sandboxes/{id}/migrate")
-        .lacking("/api/sandboxes/{id}/mounts")
-        .lacking("/api/sandboxes/{id}/power-cycle")
-        .lacking("/api/sandboxes/{id}/preview")
-        .lacking("/api/sandboxes/{id}/preview/{*rest}")
-        .lacking("/api/sandboxes/{id}/reboot")
-        .lacking("/api/sandboxes/{id}/scaling-lock")
-        .lacking("/api/sandboxes/{id}/usage")
-        .lacking("/api/secret-stores")
-        .lacking("/api/secret-stores/{*rest}")
-        .lacking("/api/snapshots")
-        .lacking("/api/snapshots/{*rest}")
-        .lacking("/api/tags")
-        .lacking("/api/templates")
-        .lacking("/api/usage")
-        .lacking("/api/webhooks")
-        .lacking("/api/webhooks/{*rest}")
+    PATHS.iter().fold(Routes::default(), |routes, path| routes.unlisted(path, answer))
 }
 
 /// Answers for all of them.
-pub async fn answer(uri: Uri) -> Problem {
+async fn answer(uri: Uri) -> Problem {
     let what = uri.path().rsplit('/').next().unwrap_or_default();
     Problem::lacking(what)
 }

@@ -9,7 +9,7 @@ use axum::http::Method;
 use axum::routing::{MethodFilter, any, on};
 use serde_json::{Map, Value, json};
 
-use super::{Shared, lacking};
+use super::Shared;
 
 /// Routes that are being collected.
 #[derive(Default)]
@@ -75,10 +75,10 @@ impl Routes {
         self.add((Method::DELETE, MethodFilter::DELETE), path, summary, handler)
     }
 
-    /// Adds what this node does not have. It is in no document.
+    /// Adds what answers every method, and is in no document.
     #[must_use]
-    pub fn lacking(mut self, path: &'static str) -> Self {
-        self.router = self.router.route(path, any(lacking::answer));
+    pub fn unlisted<H: Handler<T, Shared>, T: 'static>(mut self, path: &'static str, handler: H) -> Self {
+        self.router = self.router.route(path, any(handler));
         self
     }
 
