@@ -1,5 +1,6 @@
 //! `hands`: the command line client of handsd.
 
+mod agents;
 mod args;
 mod copy;
 mod errors;
@@ -119,7 +120,7 @@ enum Command {
     Forward(forward::ForwardArgs),
     Preview(forward::PreviewArgs),
     Allow(network::AllowArgs),
-    Agent(sessions::AgentArgs),
+    Agent(agents::AgentArgs),
     Session(sessions::SessionArgs),
     /// Shows what the node is, can do and cannot
     Info(sandboxes::InfoArgs),
@@ -214,7 +215,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Info(args) => sandboxes::info(&context, args).await,
         Command::Events(args) => node::events(&context, args).await,
         Command::Drain(args) => node::drain(&context, args).await,
-        Command::Agent(args) => sessions::agent(&context, args).await,
+        Command::Agent(args) => agents::agent(&context, args).await,
         Command::Session(args) => sessions::session(&context, args).await,
         Command::Kill(args) => runs::kill(&context, args).await,
         Command::Runs(args) => runs::runs(&context, args).await,

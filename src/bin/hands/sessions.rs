@@ -1,4 +1,4 @@
-//! Agents and sessions.
+//! Sessions.
 
 use std::time::SystemTime;
 
@@ -6,9 +6,8 @@ use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use handsd::api::proto::session_event::Level as LevelMessage;
 use handsd::api::proto::{
-    Agent, ArchiveSessionRequest, CancelSessionRequest, CreateAgentRequest, CreateSessionRequest, EventsRequest,
-    GetAgentRequest, GetSessionRequest, ListAgentsRequest, ListSessionsRequest, ResultRequest, SendRequest, Session,
-    SessionEvent, SessionLimits, TurnsRequest, UpdateAgentRequest,
+    ArchiveSessionRequest, CancelSessionRequest, CreateSessionRequest, EventsRequest, GetSessionRequest,
+    ListSessionsRequest, ResultRequest, SendRequest, Session, SessionEvent, SessionLimits, TurnsRequest,
 };
 use serde_json::{Value, json};
 
@@ -16,65 +15,9 @@ use crate::events::Format;
 use crate::output::{self, Align};
 use crate::{Context, json};
 
-/// Agents: who does the work of a session.
-#[derive(Debug, clap::Args)]
-pub struct AgentArgs {
-    #[command(subcommand)]
-    command: AgentCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum AgentCommand {
-    /// Makes an agent, or finds the one that is the same
-    Create(CreateAgentArgs),
-    /// Shows an agent
-    Get(AgentName),
-    /// Lists the agents
-    List,
-    /// Changes an agent; sessions that were made before keep it as it was
-    Update(UpdateAgentArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct CreateAgentArgs {
-    /// Its name, which no other agent has
-    name: String,
-    /// What thinks
-    #[arg(long, default_value = "script")]
-    runtime: String,
-    /// With which model
-    #[arg(long, default_value = "")]
-    model: String,
-    /// What it is told before everything else
-    #[arg(long, default_value = "")]
-    prompt: String,
-    /// What the sandbox of its hands is made of [default: the node's image]
-    #[arg(long, default_value = "")]
-    image: String,
-    #[command(flatten)]
-    limits: LimitArgs,
-}
-
-#[derive(Debug, clap::Args)]
-struct UpdateAgentArgs {
-    /// The agent: its id or name
-    agent: String,
-    /// Another model
-    #[arg(long)]
-    model: Option<String>,
-    /// Another prompt
-    #[arg(long)]
-    prompt: Option<String>,
-}
-
-#[derive(Debug, clap::Args)]
-struct AgentName {
-    /// The agent: its id or name
-    agent: String,
-}
-
+/// Bounds of a session.
 #[derive(Debug, Clone, Copy, clap::Args)]
-struct LimitArgs {
+pub struct LimitArgs {
     /// Turns of a session [default: unbounded]
     #[arg(long, value_name = "COUNT")]
     turns: Option<u64>,
@@ -179,41 +122,6 @@ enum Level {
     Output,
 }
 
-/// `hands agent`
-pub async fn agent(context: &Context, args: AgentArgs) -> anyhow::Result<()> {
-    let mut sessions = context.sessions();
-    match args.command {
-        AgentCommand::Create(CreateAgentArgs { name, runtime, model, prompt, image, limits }) => {
-            let limits = limits.message();
-            let request = CreateAgentRequest { name, runtime, model, prompt, image, limits };
-            let agent = sessions.create_agent(request).await?.into_inner();
-            show(context, json::agent(&agent), || format!("{}\n", agent.id))
-        }
-        AgentCommand::Get(AgentName { agent }) => {
-            let agent = sessions.get_agent(GetAgentRequest { agent }).await?.into_inner();
-            show(context, json::agent(&agent), || describe_agent(&agent))
-        }
-        AgentCommand::Update(UpdateAgentArgs { agent, model, prompt }) => {
-            let request = UpdateAgentRequest { agent, model, prompt, limits: None };
-            let agent = sessions.update_agent(request).await?.into_inner();
-            show(context, json::agent(&agent), || describe_agent(&agent))
-        }
-        AgentCommand::List => {
-            let mut agents = Vec::new();
-            let mut request = ListAgentsRequest::default();
-            loop {
-                let page = sessions.list_agents(request.clone()).await?.into_inner();
-                agents.extend(page.agents);
-                if page.next_page_token.is_empty() {
-                    break;
-                }
-                request.page_token = page.next_page_token;
-            }
-            show(context, agents.iter().map(json::agent).collect(), || agent_table(&agents))
-        }
-    }
-}
-
 /// `hands session`
 pub async fn session(context: &Context, args: SessionArgs) -> anyhow::Result<()> {
     let mut sessions = context.sessions();
@@ -258,7 +166,8 @@ pub async fn session(context: &Context, args: SessionArgs) -> anyhow::Result<()>
 }
 
 impl LimitArgs {
-    fn message(self) -> Option<SessionLimits> {
+    /// The message that says the same.
+    pub fn message(self) -> Option<SessionLimits> {
         Some(SessionLimits {
             turns: self.turns.unwrap_or(0),
             turn_seconds: self.turn_seconds.unwrap_or(0),
@@ -267,7 +176,8 @@ impl LimitArgs {
     }
 }
 
-fn show(context: &Context, value: Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+/// Prints an answer in the form that was asked for.
+pub fn show(context: &Context, value: Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
     match context.format {
         Format::Text => output::print(&text()),
         Format::Json => output::print_json(&value),
@@ -351,33 +261,6 @@ fn line(event: &SessionEvent) -> String {
 fn text(event: &SessionEvent, field: &str) -> String {
     let body = json::structure(event.body.as_ref());
     body[field].as_str().unwrap_or_default().to_owned()
-}
-
-fn agent_table(agents: &[Agent]) -> String {
-    let columns = [
-        ("ID", Align::Left),
-        ("NAME", Align::Left),
-        ("RUNTIME", Align::Left),
-        ("MODEL", Align::Left),
-        ("REV", Align::Right),
-    ];
-    let row = |agent: &Agent| {
-        let Agent { id, name, runtime, model, revision, .. } = agent.clone();
-        vec![id, name, runtime, model, revision.to_string()]
-    };
-    output::table(&columns, &agents.iter().map(row).collect::<Vec<_>>())
-}
-
-fn describe_agent(agent: &Agent) -> String {
-    output::fields(&[
-        ("id", agent.id.clone()),
-        ("name", agent.name.clone()),
-        ("runtime", agent.runtime.clone()),
-        ("model", agent.model.clone()),
-        ("image", agent.image.clone()),
-        ("revision", agent.revision.to_string()),
-        ("prompt", agent.prompt.clone()),
-    ])
 }
 
 fn session_table(sessions: &[Session], now: SystemTime) -> String {
