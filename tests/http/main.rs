@@ -1,0 +1,15 @@
+//! The HTTP surface over the wire.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `access` | who may come in, and what errors look like |
+//! | `exec` | commands over WebSockets, as far as the client of the sandbox API does not go |
+//! | `sandboxes` | sandboxes as an event stream, and their timeouts |
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod exec;
+mod sandboxes;
