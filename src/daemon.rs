@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::Flock;
@@ -19,6 +20,7 @@ use crate::api::http::access::Access;
 use crate::api::http::preview::{self, Previews};
 use crate::check;
 use crate::config::{Config, ListenAddress};
+use crate::credential::Credentials;
 use crate::health::policy::Report;
 use crate::health::{self, Watched};
 use crate::notify;
@@ -94,9 +96,11 @@ impl Daemon {
         let sandboxes = Sandboxes::open(engine, store.clone(), defaults, node.boot_id.clone()).await;
         let sandboxes = sandboxes.map_err(DaemonError::Store)?;
         let contents = config.state_dir.join("content");
-        let sessions =
-            Sessions::open(store.clone(), sandboxes.clone(), contents).await.map_err(DaemonError::Sessions)?;
-        let webhooks = open_webhooks(config, store.clone(), sessions.clone()).await?;
+        let sealer = Arc::new(sealer(config)?);
+        let credentials = Credentials::new(store.clone(), Arc::clone(&sealer));
+        let sessions = Sessions::open(store.clone(), credentials, sandboxes.clone(), contents).await;
+        let sessions = sessions.map_err(DaemonError::Sessions)?;
+        let webhooks = open_webhooks(config, store.clone(), sessions.clone(), sealer).await?;
         let stop = CancellationToken::new();
         let services = Services {
             previews: open_previews(config, sandboxes.clone(), http, stop.clone())?,
@@ -236,11 +240,19 @@ impl Daemon {
     }
 }
 
-/// The webhooks, whose secrets are sealed with the node's key.
-async fn open_webhooks(config: &Config, store: Store, sessions: Sessions) -> Result<Webhooks, DaemonError> {
+/// The node's key, which seals secrets.
+fn sealer(config: &Config) -> Result<Sealer, DaemonError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let sealer = Sealer::open_key(credentials.as_deref(), &config.state_dir.join("seal.key"));
-    let sealer = sealer.map_err(DaemonError::Seal)?;
+    Sealer::open_key(credentials.as_deref(), &config.state_dir.join("seal.key")).map_err(DaemonError::Seal)
+}
+
+/// The webhooks of the sessions.
+async fn open_webhooks(
+    config: &Config,
+    store: Store,
+    sessions: Sessions,
+    sealer: Arc<Sealer>,
+) -> Result<Webhooks, DaemonError> {
     let settings = webhook::Settings {
         reach: if config.http.private_webhooks { Reach::Anywhere } else { Reach::Public },
         first_retry: config.http.webhook_retry,

@@ -120,6 +120,11 @@ id!(
     "dlv_"
 );
 id!(
+    /// Names a key of a model provider.
+    CredentialId,
+    "cred_"
+);
+id!(
     /// Names a token that is good for one session.
     TokenId,
     "tok_"

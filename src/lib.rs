@@ -70,6 +70,7 @@
 //! | [`auth`] | who calls and what they may (`policy`, pure), certificates, tokens, limits, the audit log |
 //! | [`metrics`] | what is counted and measured, by whoever sees it |
 //! | [`notify`] | what systemd is told: ready, reloading, and that the daemon does not hang |
+//! | [`credential`] | keys of model providers, sealed: what a brain's model is paid with |
 //! | [`seal`] | secrets at rest: sealed by the node's key before they reach the store |
 //! | [`crash`] | where a daemon under test dies between two steps |
 //! | [`client`] | connecting to a node, for the command line and for tests |
@@ -110,6 +111,8 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod crash;
+#[cfg(feature = "daemon")]
+pub mod credential;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]

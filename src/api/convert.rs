@@ -8,6 +8,7 @@
 //! | `network` | networks and ports |
 //! | `node` | the events of the node, and how it is emptied |
 //! | [`sessions`] | agents, sessions, turns and events |
+//! | [`credentials`] | keys of model providers |
 //!
 //! What they share is here: ids, environments, bounds.
 
@@ -17,6 +18,7 @@ use super::proto::ErrorReason;
 use super::status::Fault;
 use crate::ids::{RunId, SandboxId};
 
+pub mod credentials;
 mod files;
 mod network;
 mod node;

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::proto::ErrorReason;
+use crate::credential::CredentialError;
 use crate::engine::EngineError;
 use crate::guest::wire::Step;
 use crate::hands::RunError;
@@ -206,11 +207,27 @@ impl From<ForwardError> for Fault {
     }
 }
 
+impl From<CredentialError> for Fault {
+    fn from(error: CredentialError) -> Self {
+        let message = chain(&error).to_string();
+        let (code, reason) = match error {
+            CredentialError::Invalid { field, message } => return Self::argument(field, message),
+            CredentialError::NotFound(_) => (Code::NotFound, ErrorReason::CredentialNotFound),
+            CredentialError::Exists(_) => (Code::AlreadyExists, ErrorReason::CredentialExists),
+            CredentialError::Store(StoreError::Full { .. }) => (Code::ResourceExhausted, ErrorReason::DiskFull),
+            CredentialError::Store(StoreError::Locked { .. }) => (Code::Unavailable, ErrorReason::InternalFault),
+            CredentialError::Store(_) | CredentialError::Seal(_) => (Code::Internal, ErrorReason::InternalFault),
+        };
+        Self::new(code, reason, message)
+    }
+}
+
 impl From<SessionError> for Fault {
     fn from(error: SessionError) -> Self {
         let message = chain(&error).to_string();
         let (code, reason) = match error {
             SessionError::Invalid { field, message } => return Self::argument(field, message),
+            SessionError::Credential(error) => return error.into(),
             SessionError::UnknownAgent(_) => (Code::NotFound, ErrorReason::AgentNotFound),
             SessionError::AgentDiffers { .. } => (Code::AlreadyExists, ErrorReason::AgentDiffers),
             SessionError::AgentChanged(_) => (Code::Aborted, ErrorReason::AgentChanged),

@@ -233,15 +233,19 @@ pub const RPCS: &[(&str, Role)] = &[
     ("/hands.v1.Sessions/Cancel", Role::Operator),
     ("/hands.v1.Sessions/Create", Role::Operator),
     ("/hands.v1.Sessions/CreateAgent", Role::Operator),
+    ("/hands.v1.Sessions/CreateCredential", Role::Operator),
+    ("/hands.v1.Sessions/DeleteCredential", Role::Operator),
     ("/hands.v1.Sessions/Events", Role::Reader),
     ("/hands.v1.Sessions/Get", Role::Reader),
     ("/hands.v1.Sessions/GetAgent", Role::Reader),
     ("/hands.v1.Sessions/List", Role::Reader),
     ("/hands.v1.Sessions/ListAgents", Role::Reader),
+    ("/hands.v1.Sessions/ListCredentials", Role::Reader),
     ("/hands.v1.Sessions/Result", Role::Reader),
     ("/hands.v1.Sessions/Send", Role::Operator),
     ("/hands.v1.Sessions/Turns", Role::Reader),
     ("/hands.v1.Sessions/UpdateAgent", Role::Operator),
+    ("/hands.v1.Sessions/UpdateCredential", Role::Operator),
 ];
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::SessionError;
-use crate::ids::AgentId;
+use crate::ids::{AgentId, CredentialId};
 use crate::runtime::Kind;
+use crate::seal::Secret;
 
 /// Longest name, in bytes.
 const MAX_NAME: usize = 128;
@@ -16,6 +17,9 @@ const MAX_PROMPT: usize = 256 << 10;
 const MAX_MODEL: usize = 256;
 /// Longest turn, in seconds, and what a turn gets that was given no limit.
 pub const MAX_TURN: Duration = Duration::from_secs(1_800);
+
+/// Whose model it is that names no provider.
+const DEFAULT_PROVIDER: &str = "anthropic";
 
 /// An agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +50,21 @@ pub struct AgentSpec {
     /// What the sandbox of its hands is made of; empty: the node's default.
     #[serde(default)]
     pub image: String,
+    /// The key that its model is paid with; `None`: the provider's default.
+    #[serde(default)]
+    pub credential: Option<CredentialId>,
+}
+
+/// Which key an agent's model is to be paid with.
+#[derive(Debug, Clone, Default)]
+pub enum KeyChoice {
+    /// The provider's default.
+    #[default]
+    Default,
+    /// The credential with this id or name.
+    Known(String),
+    /// This one, which is kept as a credential of the agent's own.
+    Own(Secret),
 }
 
 /// Bounds of a session. What is `None` is unbounded, but for the time of a turn ([`MAX_TURN`]).
@@ -60,7 +79,7 @@ pub struct Limits {
 }
 
 /// A change of an agent. What is `None` stays.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct AgentChange {
     /// The model.
     pub model: Option<String>,
@@ -68,6 +87,8 @@ pub struct AgentChange {
     pub prompt: Option<String>,
     /// The limits, all of them.
     pub limits: Option<Limits>,
+    /// The key.
+    pub key: Option<KeyChoice>,
 }
 
 /// What the store keeps.
@@ -93,6 +114,12 @@ impl Agent {
 }
 
 impl AgentSpec {
+    /// Whose model it is: what stands in front of its name, as in "openai/gpt", or the runtime's own.
+    #[must_use]
+    pub fn provider(&self) -> &str {
+        self.model.split_once('/').map_or(DEFAULT_PROVIDER, |(provider, _)| provider)
+    }
+
     /// Refuses what no agent can be.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ use super::house::{Found, HouseError, Kept, Mind};
 use super::record::Profile;
 use super::state::{Arrival, Input, Presence, Record, State};
 use super::tools::{Finished, Note};
+use crate::credential::Credentials;
 use crate::ids::SessionId;
 use crate::runtime::process::{Line, Process};
 use crate::runtime::{Brain, Call, Dialogue};
@@ -71,6 +72,8 @@ pub struct Post {
 pub struct Context {
     /// Where sessions are stored.
     pub store: Store,
+    /// Keys of model providers.
+    pub credentials: Credentials,
     /// Where long bodies are.
     pub contents: Contents,
     /// Where sandboxes are made.

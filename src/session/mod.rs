@@ -37,6 +37,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::credential::CredentialError;
 use crate::ids::{AgentId, EventId, SessionId, TurnId};
 use crate::store::StoreError;
 
@@ -56,7 +57,7 @@ pub mod tools;
 pub mod turn;
 mod wish;
 
-pub use agent::{Agent, AgentChange, AgentSpec, Limits};
+pub use agent::{Agent, AgentChange, AgentSpec, KeyChoice, Limits};
 pub use agents::{AgentMade, AgentName};
 pub use content::ContentError;
 pub use event::{Actor, ActorKind, Event, Level};
@@ -120,6 +121,9 @@ pub enum SessionError {
     /// The store failed.
     #[error("the store of sessions")]
     Store(#[source] StoreError),
+    /// The credential of an agent.
+    #[error(transparent)]
+    Credential(CredentialError),
     /// A long body could not be written or read.
     #[error("the content of an event")]
     Content(#[source] ContentError),

@@ -18,6 +18,7 @@ use super::record::{DISPOSING, Profile, Session, column, json};
 use super::state::{Input, Rules, State, Status};
 use super::wish::{NewSession, UserMessage, check_key, check_message, check_wish, message_digest, wish_digest};
 use super::{SessionError, log};
+use crate::credential::Credentials;
 use crate::ids::{EventId, SessionId};
 use crate::sandbox::Sandboxes;
 use crate::store::{Added, Claim, NewSession as Row, SessionQuery, Store};
@@ -66,8 +67,14 @@ impl Sessions {
     ///
     /// # Errors
     /// [`SessionError::Store`].
-    pub async fn open(store: Store, sandboxes: Sandboxes, contents: PathBuf) -> Result<Self, SessionError> {
-        let context = Context { store, contents: Contents::new(contents), sandboxes, stop: CancellationToken::new() };
+    pub async fn open(
+        store: Store,
+        credentials: Credentials,
+        sandboxes: Sandboxes,
+        contents: PathBuf,
+    ) -> Result<Self, SessionError> {
+        let (contents, stop) = (Contents::new(contents), CancellationToken::new());
+        let context = Context { store, credentials, contents, sandboxes, stop };
         let shared = Shared { context, drivers: Mutex::default(), tasks: TaskTracker::new() };
         let this = Self { shared: Arc::new(shared) };
         for status in [Status::Queued.name(), Status::Running.name(), DISPOSING] {
@@ -83,6 +90,12 @@ impl Sessions {
 
     pub(super) fn store(&self) -> &Store {
         &self.shared.context.store
+    }
+
+    /// Keys of model providers.
+    #[must_use]
+    pub fn credentials(&self) -> &Credentials {
+        &self.shared.context.credentials
     }
 
     pub(super) fn contents(&self) -> &Contents {

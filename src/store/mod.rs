@@ -21,6 +21,7 @@
 //! A caller that stops waiting does not take its write back: once it is in the channel, it is made.
 
 mod agents;
+mod credentials;
 mod error;
 mod events;
 mod log;
@@ -46,6 +47,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::{mpsc, watch};
 
 pub use agents::StoredAgent;
+pub use credentials::StoredCredential;
 pub use error::StoreError;
 pub use events::{NewEvent, StoredEvent};
 pub use log::{LogEntry, LogQuery};

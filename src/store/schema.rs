@@ -130,6 +130,24 @@ pub(super) const STEPS: &[Step] = &[
             CREATE INDEX deliveries_by_session ON deliveries (session, number);
         ",
     },
+    Step {
+        name: "credentials",
+        // `sealed` is a key that only the node's own key opens. A provider has one default at most.
+        sql: "
+            CREATE TABLE credentials (
+                number INTEGER PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                name TEXT UNIQUE,
+                provider TEXT NOT NULL,
+                is_default INTEGER NOT NULL,
+                hint TEXT,
+                created_ms INTEGER NOT NULL,
+                updated_ms INTEGER NOT NULL,
+                sealed BLOB NOT NULL
+            ) STRICT;
+            CREATE UNIQUE INDEX default_credentials ON credentials (provider) WHERE is_default;
+        ",
+    },
 ];
 
 /// Takes the steps that the database lacks, all of them or none.

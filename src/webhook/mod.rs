@@ -100,7 +100,7 @@ pub struct Webhooks {
 struct Shared {
     store: Store,
     sessions: Sessions,
-    sealer: Sealer,
+    sealer: Arc<Sealer>,
     postman: Postman,
     settings: Settings,
     /// Owns the tasks of destinations.
@@ -118,7 +118,7 @@ impl Webhooks {
     pub async fn open(
         store: Store,
         sessions: Sessions,
-        sealer: Sealer,
+        sealer: Arc<Sealer>,
         settings: Settings,
     ) -> Result<Self, WebhookError> {
         let shared = Shared {

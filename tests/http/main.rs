@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `access` | who may come in, and what errors look like |
+//! | `credentials` | keys of model providers |
 //! | `exec` | commands over WebSockets, as far as the client of the sandbox API does not go |
 //! | `sandboxes` | sandboxes as an event stream, and their timeouts |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
@@ -11,5 +12,6 @@
 mod support;
 
 mod access;
+mod credentials;
 mod exec;
 mod sandboxes;

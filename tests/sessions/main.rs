@@ -8,6 +8,7 @@
 //! | `crashes` | brains, sandboxes and daemons that are killed |
 //! | `tools` | what the brain's tools answer |
 //! | `agents` | agents, lists, refusals |
+//! | `credentials` | keys of model providers |
 //! | `cli` | the command line |
 //! | `soak` | many sessions while everything is killed |
 
@@ -17,6 +18,7 @@ mod support;
 mod agents;
 mod cli;
 mod crashes;
+mod credentials;
 mod messages;
 mod soak;
 mod story;

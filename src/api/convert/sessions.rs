@@ -3,14 +3,15 @@
 use prost_types::value::Kind as ValueKind;
 use serde_json::{Map, Number, Value};
 
+use super::credentials::key_choice;
 use super::page_size;
 use crate::api::proto::{self, ErrorReason};
 use crate::api::status::Fault;
 use crate::ids::{AgentId, SessionId, TurnId};
 use crate::runtime::{Kind, Usage};
 use crate::session::{
-    Actor, ActorKind, Agent, AgentChange, AgentName, AgentSpec, Event, EventQuery, Failure, Level, Limits, NewSession,
-    Session, SessionFilter, Status, Turn, UserMessage,
+    Actor, ActorKind, Agent, AgentChange, AgentName, AgentSpec, Event, EventQuery, Failure, KeyChoice, Level, Limits,
+    NewSession, Session, SessionFilter, Status, Turn, UserMessage,
 };
 
 /// Agents, sessions or turns of a page, if not said otherwise, and at most.
@@ -44,29 +45,32 @@ pub fn agent_name(text: String) -> Result<AgentName, Fault> {
     Ok(text.parse().map_or(AgentName::Name(text), AgentName::Id))
 }
 
-/// What an agent is to be.
+/// What an agent is to be, and which key its model is paid with.
 ///
 /// # Errors
 /// The runtime is none; the rest is checked where it is used.
-pub fn agent_spec(request: proto::CreateAgentRequest) -> Result<AgentSpec, Fault> {
+pub fn agent_spec(request: proto::CreateAgentRequest) -> Result<(AgentSpec, KeyChoice), Fault> {
     let runtime = Kind::named(&request.runtime).ok_or_else(|| {
         let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         Fault::argument("runtime", format!("is none of: {}", known.join(", ")))
     })?;
-    Ok(AgentSpec {
+    let spec = AgentSpec {
         name: request.name,
         runtime,
         model: request.model,
         prompt: request.prompt,
         limits: request.limits.map(limits).unwrap_or_default(),
         image: request.image,
-    })
+        credential: None,
+    };
+    Ok((spec, key_choice(request.credential)))
 }
 
 /// How an agent is to be changed.
 #[must_use]
 pub fn agent_change(request: proto::UpdateAgentRequest) -> AgentChange {
-    AgentChange { model: request.model, prompt: request.prompt, limits: request.limits.map(limits) }
+    let proto::UpdateAgentRequest { model, prompt, limits: bounds, credential, .. } = request;
+    AgentChange { model, prompt, limits: bounds.map(limits), key: credential.map(key_choice) }
 }
 
 /// A page of agents: before which, and how many.
@@ -190,7 +194,7 @@ pub fn event_query(request: &proto::EventsRequest) -> Result<EventQuery, Fault> 
 /// An agent.
 #[must_use]
 pub fn agent(agent: &Agent) -> proto::Agent {
-    let AgentSpec { name, runtime, model, prompt, limits, image } = agent.spec.clone();
+    let AgentSpec { name, runtime, model, prompt, limits, image, credential } = agent.spec.clone();
     proto::Agent {
         id: agent.id.to_string(),
         name,
@@ -201,6 +205,7 @@ pub fn agent(agent: &Agent) -> proto::Agent {
         image,
         revision: agent.revision,
         created_at: Some(agent.created_at.into()),
+        credential_id: credential.map(String::from).unwrap_or_default(),
     }
 }
 

@@ -5,13 +5,14 @@ use tonic::{Code, Request, Response, Status};
 
 use super::ReplyStream;
 use super::call::Call;
-use crate::api::convert::sessions as convert;
+use crate::api::convert::{credentials, sessions as convert};
 use crate::api::proto::sessions_server::Sessions as Service;
 use crate::api::proto::{
-    Agent, ArchiveSessionRequest, CancelSessionRequest, CreateAgentRequest, CreateSessionRequest, ErrorReason,
-    EventsRequest, GetAgentRequest, GetSessionRequest, ListAgentsRequest, ListAgentsResponse, ListSessionsRequest,
-    ListSessionsResponse, ResultRequest, ResultResponse, SendRequest, SendResponse, Session, SessionEvent,
-    TurnsRequest, TurnsResponse, UpdateAgentRequest,
+    Agent, ArchiveSessionRequest, CancelSessionRequest, CreateAgentRequest, CreateCredentialRequest,
+    CreateSessionRequest, Credential, DeleteCredentialRequest, DeleteCredentialResponse, ErrorReason, EventsRequest,
+    GetAgentRequest, GetSessionRequest, ListAgentsRequest, ListAgentsResponse, ListCredentialsRequest,
+    ListCredentialsResponse, ListSessionsRequest, ListSessionsResponse, ResultRequest, ResultResponse, SendRequest,
+    SendResponse, Session, SessionEvent, TurnsRequest, TurnsResponse, UpdateAgentRequest, UpdateCredentialRequest,
 };
 use crate::api::status::Fault;
 use crate::auth::policy::Scope;
@@ -69,8 +70,8 @@ impl Service for SessionsService {
     type EventsStream = ReplyStream<SessionEvent>;
 
     async fn create_agent(&self, request: Request<CreateAgentRequest>) -> Result<Response<Agent>, Status> {
-        let spec = convert::agent_spec(enter(request)?)?;
-        let made = self.sessions.create_agent(spec).await.map_err(Fault::from)?;
+        let (spec, key) = convert::agent_spec(enter(request)?)?;
+        let made = self.sessions.create_agent(spec, key).await.map_err(Fault::from)?;
         Ok(Response::new(convert::agent(&made.agent)))
     }
 
@@ -95,6 +96,52 @@ impl Service for SessionsService {
         let last = page.items.last().filter(|_| page.has_more).map(|agent| agent.id.to_string());
         let agents = page.items.iter().map(convert::agent).collect();
         Ok(Response::new(ListAgentsResponse { agents, next_page_token: last.unwrap_or_default() }))
+    }
+
+    async fn create_credential(
+        &self,
+        request: Request<CreateCredentialRequest>,
+    ) -> Result<Response<Credential>, Status> {
+        let wish = credentials::new_credential(enter(request)?);
+        let made = self.sessions.credentials().create(wish).await.map_err(Fault::from)?;
+        Ok(Response::new(credentials::credential(made)))
+    }
+
+    async fn list_credentials(
+        &self,
+        request: Request<ListCredentialsRequest>,
+    ) -> Result<Response<ListCredentialsResponse>, Status> {
+        let ListCredentialsRequest {} = enter(request)?;
+        let found = self.sessions.credentials().list().await.map_err(Fault::from)?;
+        let credentials = found.into_iter().map(credentials::credential).collect();
+        Ok(Response::new(ListCredentialsResponse { credentials }))
+    }
+
+    async fn update_credential(
+        &self,
+        request: Request<UpdateCredentialRequest>,
+    ) -> Result<Response<Credential>, Status> {
+        let UpdateCredentialRequest { credential, key, make_default } = enter(request)?;
+        let all = self.sessions.credentials();
+        let id = all.get(&credential).await.map_err(Fault::from)?.id;
+        if let Some(key) = key {
+            all.replace(&id, &key.into()).await.map_err(Fault::from)?;
+        }
+        if make_default {
+            all.set_default(&id).await.map_err(Fault::from)?;
+        }
+        let now = all.get(id.as_str()).await.map_err(Fault::from)?;
+        Ok(Response::new(credentials::credential(now)))
+    }
+
+    async fn delete_credential(
+        &self,
+        request: Request<DeleteCredentialRequest>,
+    ) -> Result<Response<DeleteCredentialResponse>, Status> {
+        let all = self.sessions.credentials();
+        let found = all.get(&enter(request)?.credential).await.map_err(Fault::from)?;
+        all.remove(&found.id).await.map_err(Fault::from)?;
+        Ok(Response::new(DeleteCredentialResponse {}))
     }
 
     async fn create(&self, request: Request<CreateSessionRequest>) -> Result<Response<Session>, Status> {

@@ -42,6 +42,9 @@ struct CreateAgentArgs {
     /// What the sandbox of its hands is made of [default: the node's image]
     #[arg(long, default_value = "")]
     image: String,
+    /// The key that its model is paid with: a credential's id or name [default: the provider's default]
+    #[arg(long, default_value = "")]
+    credential: String,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -56,6 +59,9 @@ struct UpdateAgentArgs {
     /// Another prompt
     #[arg(long)]
     prompt: Option<String>,
+    /// Another credential; empty: the provider's default
+    #[arg(long)]
+    credential: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,9 +74,9 @@ struct AgentName {
 pub async fn agent(context: &Context, args: AgentArgs) -> anyhow::Result<()> {
     let mut sessions = context.sessions();
     match args.command {
-        AgentCommand::Create(CreateAgentArgs { name, runtime, model, prompt, image, limits }) => {
+        AgentCommand::Create(CreateAgentArgs { name, runtime, model, prompt, image, credential, limits }) => {
             let limits = limits.message();
-            let request = CreateAgentRequest { name, runtime, model, prompt, image, limits };
+            let request = CreateAgentRequest { name, runtime, model, prompt, image, limits, credential };
             let agent = sessions.create_agent(request).await?.into_inner();
             show(context, json::agent(&agent), || format!("{}\n", agent.id))
         }
@@ -78,8 +84,8 @@ pub async fn agent(context: &Context, args: AgentArgs) -> anyhow::Result<()> {
             let agent = sessions.get_agent(GetAgentRequest { agent }).await?.into_inner();
             show(context, json::agent(&agent), || describe_agent(&agent))
         }
-        AgentCommand::Update(UpdateAgentArgs { agent, model, prompt }) => {
-            let request = UpdateAgentRequest { agent, model, prompt, limits: None };
+        AgentCommand::Update(UpdateAgentArgs { agent, model, prompt, credential }) => {
+            let request = UpdateAgentRequest { agent, model, prompt, limits: None, credential };
             let agent = sessions.update_agent(request).await?.into_inner();
             show(context, json::agent(&agent), || describe_agent(&agent))
         }
@@ -121,6 +127,7 @@ fn describe_agent(agent: &Agent) -> String {
         ("runtime", agent.runtime.clone()),
         ("model", agent.model.clone()),
         ("image", agent.image.clone()),
+        ("credential", agent.credential_id.clone()),
         ("revision", agent.revision.to_string()),
         ("prompt", agent.prompt.clone()),
     ])

@@ -153,8 +153,22 @@ pub fn agent(agent: &proto::Agent) -> Value {
         "prompt": agent.prompt,
         "limits": agent.limits.as_ref().map(session_limits),
         "image": agent.image,
+        "credential_id": agent.credential_id,
         "revision": agent.revision,
         "created_at": time(agent.created_at),
+    })
+}
+
+/// A credential.
+pub fn credential(credential: &proto::Credential) -> Value {
+    json!({
+        "id": credential.id,
+        "name": credential.name,
+        "provider": credential.provider,
+        "is_default": credential.is_default,
+        "last4": credential.last4,
+        "created_at": time(credential.created_at),
+        "updated_at": time(credential.updated_at),
     })
 }
 

@@ -3,6 +3,7 @@
 mod agents;
 mod args;
 mod copy;
+mod credentials;
 mod errors;
 mod events;
 #[cfg(test)]
@@ -121,6 +122,7 @@ enum Command {
     Preview(forward::PreviewArgs),
     Allow(network::AllowArgs),
     Agent(agents::AgentArgs),
+    Credential(credentials::CredentialArgs),
     Session(sessions::SessionArgs),
     /// Shows what the node is, can do and cannot
     Info(sandboxes::InfoArgs),
@@ -216,6 +218,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Events(args) => node::events(&context, args).await,
         Command::Drain(args) => node::drain(&context, args).await,
         Command::Agent(args) => agents::agent(&context, args).await,
+        Command::Credential(args) => credentials::credential(&context, args).await,
         Command::Session(args) => sessions::session(&context, args).await,
         Command::Kill(args) => runs::kill(&context, args).await,
         Command::Runs(args) => runs::runs(&context, args).await,

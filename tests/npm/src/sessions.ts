@@ -43,6 +43,20 @@ await test("an agent is made once, shown, listed and changed", async () => {
   await assert.rejects(oc.agents.get("agt_00000000000000000000"), NotFoundError);
 });
 
+await test("credentials are kept, rotated, made the default and deleted, and their keys are told to nobody", async () => {
+  const made = await oc.credentials.create({ key: "sk-npm-0123456789-wxyz", name: "npm", isDefault: true });
+  assert.deepEqual([made.provider, made.last4, made.isDefault], ["anthropic", "wxyz", true]);
+  const paid = await oc.agents.create({ name: "paid", prompt: "", model: "", runtime: "script", credential: made.id });
+  assert.equal(paid.credentialId, made.id);
+  assert.equal((await oc.credentials.rotate(made.id, "sk-npm-0123456789-abcd")).last4, "abcd");
+  await oc.credentials.setDefault({ credential: made.id });
+  const listed = await oc.credentials.list();
+  assert.deepEqual(listed.map((it) => it.id), [made.id]);
+  assert.ok(!JSON.stringify(listed).includes("sk-npm"));
+  await oc.credentials.delete(made.id);
+  await assert.rejects(oc.credentials.rotate(made.id, "x"), NotFoundError);
+});
+
 await test("a session works, is followed with its token, steered, and has a result", async () => {
   const metadata = { thread: "T1", nested: { camelCase: 1, snake_case: 2 } };
   const params = { agent: agent.id, input: "bash echo from the hands\nsay first", metadata, idempotencyKey: "create-1" };

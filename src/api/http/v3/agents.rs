@@ -32,7 +32,8 @@ async fn create(
     State(surface): State<Shared>,
     Json(body): Json<CreateAgent>,
 ) -> Result<(StatusCode, axum::Json<Value>), Problem> {
-    let made = surface.sessions.create_agent(body.into_spec()?).await.map_err(Fault::from)?;
+    let (spec, key) = body.into_spec()?;
+    let made = surface.sessions.create_agent(spec, key).await.map_err(Fault::from)?;
     let status = if made.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, axum::Json(convert::agent(&made.agent))))
 }
@@ -54,6 +55,7 @@ async fn update(
     Path(name): Path<String>,
     Json(body): Json<UpdateAgent>,
 ) -> Result<axum::Json<Value>, Problem> {
-    let agent = surface.sessions.update_agent(&convert::agent_name(name), body.into()).await.map_err(Fault::from)?;
+    let agent = surface.sessions.update_agent(&convert::agent_name(name), body.into_change()?).await;
+    let agent = agent.map_err(Fault::from)?;
     Ok(axum::Json(convert::agent(&agent)))
 }

@@ -8,11 +8,13 @@ use crate::ids::TurnId;
 use crate::session::{EventQuery, Level};
 
 mod agents;
+mod credentials;
 mod sessions;
 mod webhooks;
 
 pub use crate::webhook::envelope::event;
 pub use agents::{CreateAgent, UpdateAgent, agent, agent_name};
+pub use credentials::{CreateCredential, credential};
 pub use sessions::{CreateSession, SendMessage, session, status, turn};
 pub use webhooks::{delivery, destination};
 

@@ -3,12 +3,13 @@
 //! | file | owns |
 //! |---|---|
 //! | `convert` | between its JSON and the domain (pure) |
-//! | `agents`, `sessions`, `events`, `tokens`, `destinations` | a resource each |
+//! | `agents`, `credentials`, `sessions`, `events`, `tokens`, `destinations` | a resource each |
 
 use super::routes::Routes;
 
 mod agents;
 pub mod convert;
+mod credentials;
 mod destinations;
 mod events;
 mod sessions;
@@ -16,5 +17,10 @@ mod tokens;
 
 /// Their routes.
 pub fn routes() -> Routes {
-    agents::routes().and(sessions::routes()).and(events::routes()).and(tokens::routes()).and(destinations::routes())
+    agents::routes()
+        .and(credentials::routes())
+        .and(sessions::routes())
+        .and(events::routes())
+        .and(tokens::routes())
+        .and(destinations::routes())
 }

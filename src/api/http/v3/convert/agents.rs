@@ -1,14 +1,15 @@
 //! Agents and their bounds. Pure.
 
-use serde::Deserialize;
+use axum::http::StatusCode;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::lacking;
 use crate::api::http::convert::time;
 use crate::api::http::problem::Problem;
 use crate::runtime::Kind;
-use crate::session::{Agent, AgentChange, AgentName, AgentSpec, Limits};
+use crate::seal::Secret;
+use crate::session::{Agent, AgentChange, AgentName, AgentSpec, KeyChoice, Limits};
 
 /// An agent that is wanted.
 #[derive(Debug, Default, Deserialize)]
@@ -20,7 +21,7 @@ pub struct CreateAgent {
     runtime: Option<String>,
     limits: LimitsJson,
     image: String,
-    key: Option<String>,
+    key: Option<Secret>,
     credential: Option<String>,
 }
 
@@ -43,27 +44,28 @@ impl From<LimitsJson> for Limits {
 const RUNTIME: &str = "claude";
 
 impl CreateAgent {
-    /// What the agent is to be.
+    /// What the agent is to be, and which key its model is paid with.
     ///
     /// # Errors
     /// The first field that is wrong or that this node has nothing for.
-    pub fn into_spec(self) -> Result<AgentSpec, Problem> {
-        lacking("key", self.key.is_some())?;
-        lacking("credential", self.credential.is_some())?;
+    pub fn into_spec(self) -> Result<(AgentSpec, KeyChoice), Problem> {
+        let key = key_choice(self.key, self.credential)?;
         let runtime = self.runtime.as_deref().unwrap_or(RUNTIME);
         let kind = Kind::named(runtime).ok_or_else(|| {
             let known = Kind::ALL.map(Kind::name).join(", ");
             let message = format!("{runtime:.64} is no runtime of this node; it has: {known}");
-            Problem { status: axum::http::StatusCode::UNPROCESSABLE_ENTITY, ..Problem::field("runtime", message) }
+            Problem { status: StatusCode::UNPROCESSABLE_ENTITY, ..Problem::field("runtime", message) }
         })?;
-        Ok(AgentSpec {
+        let spec = AgentSpec {
             name: self.name,
             runtime: kind,
             model: self.model,
             prompt: self.prompt,
             limits: self.limits.into(),
             image: self.image,
-        })
+            credential: None,
+        };
+        Ok((spec, key))
     }
 }
 
@@ -74,11 +76,42 @@ pub struct UpdateAgent {
     model: Option<String>,
     prompt: Option<String>,
     limits: Option<LimitsJson>,
+    key: Option<Secret>,
+    /// `Some(None)`: the provider's default.
+    #[serde(deserialize_with = "said")]
+    credential: Option<Option<String>>,
 }
 
-impl From<UpdateAgent> for AgentChange {
-    fn from(UpdateAgent { model, prompt, limits }: UpdateAgent) -> Self {
-        Self { model, prompt, limits: limits.map(Limits::from) }
+/// A field that is there, even if it is null.
+fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl UpdateAgent {
+    /// What is to be changed.
+    ///
+    /// # Errors
+    /// The first field that is wrong or that this node has nothing for.
+    pub fn into_change(self) -> Result<AgentChange, Problem> {
+        let Self { model, prompt, limits, key, credential } = self;
+        let is_said = key.is_some() || credential.is_some();
+        let key = is_said.then(|| key_choice(key, credential.flatten())).transpose()?;
+        Ok(AgentChange { model, prompt, limits: limits.map(Limits::from), key })
+    }
+}
+
+/// Which key is meant.
+fn key_choice(key: Option<Secret>, credential: Option<String>) -> Result<KeyChoice, Problem> {
+    match (key, credential.as_deref()) {
+        (Some(_), Some(_)) => Err(Problem::field("key", "is set, and so is credential; only one may be")),
+        (Some(key), None) => Ok(KeyChoice::Own(key)),
+        (None, Some("managed")) => Err(Problem {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: Some("managed_unavailable".to_owned()),
+            ..Problem::field("credential", "this node has no managed keys")
+        }),
+        (None, Some(text)) => Ok(KeyChoice::Known(text.to_owned())),
+        (None, None) => Ok(KeyChoice::Default),
     }
 }
 
@@ -99,6 +132,7 @@ pub fn agent(agent: &Agent) -> Value {
         "model": agent.spec.model,
         "runtime": agent.spec.runtime.name(),
         "revision": agent.revision,
+        "credential_id": agent.spec.credential,
         "limits": limits(agent.spec.limits),
         "created_at": time(agent.created_at),
     })

@@ -140,6 +140,7 @@ pub fn session(session: &Session) -> Value {
         "head": session.head,
         "input_cursor": last.map_or(0, |turn| turn.input_to_seq),
         "agent_id": profile.agent.as_str(),
+        "credential_id": spec.credential,
         "agent_snapshot": {
             "name": spec.name,
             "prompt_hash": hash(&spec.prompt),
