@@ -106,7 +106,7 @@ async fn a_helper_that_hangs_is_told_and_so_is_its_end() {
     let Some(daemon) = Daemon::start_with(Options { http: true, ..Options::default() }).await else { return };
     daemon.sandbox().await.destroy().await.unwrap();
     eventually(SOON, || async { expect(ready(&daemon).await.0 == 200, "not ready") }).await;
-    let zygote = nix::unistd::Pid::from_raw(daemon.zygote().cast_signed());
+    let zygote = nix::unistd::Pid::from_raw(daemon.zygote().expect("the native engine has one").cast_signed());
     nix::sys::signal::kill(zygote, nix::sys::signal::Signal::SIGSTOP).unwrap();
     eventually(SOON, || async {
         let found = ready(&daemon).await;

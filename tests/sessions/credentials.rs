@@ -45,7 +45,7 @@ async fn an_agent_names_its_credential_and_nobody_is_shown_the_key() {
     assert_eq!(found.credential_id, "");
 
     let listed = sessions.list_credentials(ListCredentialsRequest {}).await.expect("they are listed").into_inner();
-    assert_eq!(listed.credentials, [made.clone()]);
+    assert_eq!(listed.credentials, std::slice::from_ref(&made));
     sessions.delete_credential(DeleteCredentialRequest { credential: made.id }).await.expect("it is forgotten");
     let again = sessions.delete_credential(DeleteCredentialRequest { credential: "main".to_owned() }).await;
     assert_eq!(refusal(again), (Code::NotFound, "CREDENTIAL_NOT_FOUND".to_owned()));
