@@ -126,6 +126,8 @@ pub struct SandboxDefaults {
     pub max_wakes: usize,
     /// Sandboxes of this node; no request goes beyond it.
     pub max_sandboxes: usize,
+    /// How many are made before anybody asks for them.
+    pub reserve: usize,
 }
 
 /// What a run gets if its request leaves it out, and what no request goes beyond.

@@ -184,6 +184,7 @@ impl Daemon {
         });
         self.servers.spawn(notify::keep(self.sandboxes.clone(), self.health.subscribe(), self.stop.clone()));
         self.servers.spawn(reconcile(self.sandboxes.clone(), self.stop.clone()));
+        self.servers.spawn(self.sandboxes.clone().keep_reserve(self.draining.clone()));
     }
 
     fn serve_http(&mut self, web: Web, services: Services, access: Access) {

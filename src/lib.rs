@@ -60,7 +60,7 @@
 //! | [`session`] | the durable conversation: `state` (pure), the task of each session (`driver`), where it lives (`house`), its tools |
 //! | [`runtime`] | brains: the adapters between a session and a process that thinks |
 //! | [`webhook`] | events of sessions, sent to where somebody waits for them: retries (`plan`, pure), body and signature (`envelope`), one task per destination (`outbox`) |
-//! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`) |
+//! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`), what is made before anybody asks (`reserve`) |
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), what the next daemon has to know of it (`journal`) and does with it (`resume`), files (`files`) |
 //! | [`engine`] | the trait; `cgroup` for all engines; `nat` for addresses of their own; `native` with its zygote, mounts, first process and jail; `docker` |
 //! | [`network`] | what a sandbox may reach (`policy`, pure), the proxy that holds it to that (`proxy`, `outside`), the resolver (`dns`), connections to its ports (`dial`, `ports`) |
@@ -87,7 +87,8 @@
 //! 3. One task writes one sandbox's state, one task writes one run's. Others hold a handle: a watch and a bounded channel.
 //!    A table of handles is a leaf with a lock that is never held across an await.
 //! 4. Phases are observed, not assumed: `Running` is recorded once the guest has answered, `Crashed` once it is gone.
-//!    What is about to be done to a sandbox is on the disk before it is begun.
+//!    What is about to be done to a sandbox is on the disk before it is begun, but for what the next daemon undoes or sees
+//!    by itself: a making that was cut off, and a wake.
 //! 5. Output is drained whether or not anyone listens. A slow reader falls behind; it stalls neither the process nor
 //!    another reader.
 //! 6. A client that hangs up cancels its stream, never a lifecycle step and never a run: those are tasks of their own.

@@ -4,13 +4,17 @@
 use std::collections::BTreeMap;
 
 use handsd::api::proto::{
-    CreateSandboxRequest, DestroySandboxRequest, ErrorReason, ListSandboxesRequest, ListSandboxesResponse,
+    CreateSandboxRequest, DestroySandboxRequest, ErrorReason, Limits, ListSandboxesRequest, ListSandboxesResponse,
     NodeInfoRequest, Phase, WatchSandboxRequest,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use support::{Daemon, SOON, Sandbox, argv, eventually, expect, fault, only_native, process, refusal, shell};
+use support::{
+    Daemon, SOON, Sandbox, argv, eventually, expect, fault, leftovers, only_native, process, refusal, shell,
+};
 
 mod support;
 
@@ -348,4 +352,52 @@ async fn there_are_only_so_many_sandboxes() {
         Sandbox::create(&daemon, Default::default()).await.map_err(|status| status.to_string())
     })
     .await;
+}
+
+/// The sandbox that is in reserve, once there is one that `known` does not name.
+async fn in_reserve(daemon: &Daemon, known: &str) -> String {
+    eventually(SOON, async || {
+        let log = daemon.log();
+        let made = log.lines().filter(|line| line.contains("made in reserve"));
+        let mut ids = made.filter_map(|line| line.split_once("sandbox.id=")).map(|(_, id)| id.trim());
+        ids.find(|id| !known.contains(*id)).map(str::to_owned).ok_or(log.clone())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_takes_what_was_made_before_it_and_another_is_made() {
+    if !only_native("it looks into the engine's directory") {
+        return;
+    }
+    let config = "[sandbox]\nreserve = 1\n[log]\nfilter = \"info,handsd::sandbox::reserve=debug\"\n";
+    let Some(mut daemon) = Daemon::start_configured(config).await else { return };
+    let first = in_reserve(&daemon, "").await;
+    let listed = daemon.sandboxes().list(ListSandboxesRequest::default()).await.unwrap().into_inner();
+    assert!(listed.sandboxes.is_empty(), "nobody has asked for it: {listed:?}");
+    let env = [("A".to_owned(), "b".to_owned())].into();
+    let limits = Some(Limits { pids: 50, ..Default::default() });
+    let sandbox = Sandbox::create(&daemon, CreateSandboxRequest { env, limits, ..Default::default() }).await.unwrap();
+    assert_eq!(sandbox.id, first);
+    assert_eq!(sandbox.read("echo $A; pwd").await, "b\n/workspace");
+    let cgroups = daemon.cgroups().into_iter().map(|tree| tree.join(&sandbox.id).join("pids.max"));
+    for bound in cgroups.filter_map(|path| std::fs::read_to_string(path).ok()) {
+        assert_eq!(bound, "50\n");
+    }
+
+    // One that is of something else is made for who asks.
+    let second = in_reserve(&daemon, &first).await;
+    let elsewhere = CreateSandboxRequest { workspace: "/elsewhere".to_owned(), ..Default::default() };
+    let other = Sandbox::create(&daemon, elsewhere).await.unwrap();
+    assert_ne!(other.id, second);
+
+    // What has died in reserve is made anew, and the next daemon has its own.
+    let init = leftovers::init(&daemon.state().join("sandboxes").join(&second)).unwrap();
+    kill(Pid::from_raw(init.cast_signed()), Signal::SIGKILL).unwrap();
+    assert_eq!(daemon.sandbox().await.read("echo ok").await, "ok");
+    daemon.kill();
+    let known = daemon.log();
+    daemon.restart().await;
+    let third = in_reserve(&daemon, &known).await;
+    assert_eq!(Sandbox::create(&daemon, CreateSandboxRequest::default()).await.unwrap().id, third);
 }

@@ -9,10 +9,14 @@ use crate::docker::Docker;
 use crate::node::{Node, argv};
 use crate::sample::{Series, Value};
 use crate::table::{Row, Table, Target};
-use crate::{Effort, floor};
+use crate::{Effort, Engine, floor};
 
 /// Back to back.
 const CREATE_TARGET: Value = Value::Time(Duration::from_millis(8));
+
+/// From a reserve, which is of so many.
+const RESERVE_TARGET: Value = Value::Time(Duration::from_millis(3));
+const RESERVE: usize = 4;
 
 /// Between sandboxes that are made apart from each other. On version 1 cgroups an attach that comes after such a while
 /// waits for a grace period of RCU.
@@ -52,6 +56,24 @@ pub async fn creates(node: &mut Node, docker: Option<&mut Docker>, effort: Effor
     table.push(Row { item, p50: apart.p50(), p99: apart.p99(), floor, docker, ..Row::default() });
     table.push(Row { item: "destroy", p50: destroys.p50(), p99: destroys.p99(), ..Row::default() });
     Ok(())
+}
+
+/// The same on a node that keeps some in reserve: apart from each other, so that there is one whenever it is asked for.
+pub async fn creates_from_reserve(engine: Engine, effort: Effort, table: &mut Table) -> Result<()> {
+    let mut node = Node::start(engine, RESERVE).await?;
+    let mut apart = Series::default();
+    for _ in 0..effort.rounds {
+        let mut samples = Vec::new();
+        for _ in 0..effort.isolated {
+            sleep(APART).await;
+            samples.push(create(&mut node).await?.0);
+        }
+        apart.push(samples);
+    }
+    let targets = Target::at_most(apart.p50(), RESERVE_TARGET).into_iter().collect();
+    let item = "the same, from a reserve";
+    table.push(Row { item, p50: apart.p50(), p99: apart.p99(), targets, ..Row::default() });
+    node.stop().await
 }
 
 async fn create(node: &mut Node) -> Result<(Duration, Duration)> {

@@ -137,7 +137,7 @@ fn main() -> Result<()> {
 
 async fn measure(arguments: &Arguments, effort: Effort) -> Result<()> {
     let mut docker = open_docker(arguments.engine)?;
-    let mut node = Node::start(arguments.engine).await?;
+    let mut node = Node::start(arguments.engine, 0).await?;
     print_heading(&mut node, effort).await?;
     let mut table = Table::new();
     for part in Part::ALL.into_iter().filter(|part| arguments.parts.is_empty() || arguments.parts.contains(part)) {
@@ -145,7 +145,10 @@ async fn measure(arguments: &Arguments, effort: Effort) -> Result<()> {
         match part {
             Part::Memory => load::memory(&mut node, &mut table).await?,
             Part::Latency => latency::round_trips(&mut node, docker, effort, &mut table).await?,
-            Part::Birth => birth::creates(&mut node, docker, effort, &mut table).await?,
+            Part::Birth => {
+                birth::creates(&mut node, docker, effort, &mut table).await?;
+                birth::creates_from_reserve(arguments.engine, effort, &mut table).await?;
+            }
             Part::Output => transfer::output(&mut node, docker, effort, &mut table).await?,
             Part::Files => transfer::files(&mut node, effort, &mut table).await?,
             Part::Deadlines => load::deadlines(&mut node, effort, &mut table).await?,

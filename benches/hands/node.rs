@@ -47,11 +47,11 @@ pub struct Run {
 }
 
 impl Node {
-    /// Starts the daemon and waits until it serves.
-    pub async fn start(engine: Engine) -> Result<Self> {
+    /// Starts the daemon and waits until it serves. It keeps so many sandboxes in reserve.
+    pub async fn start(engine: Engine, reserve: usize) -> Result<Self> {
         let state = tempfile::Builder::new().prefix("hands-bench.").tempdir().context("make a state directory")?;
         let config = state.path().join("handsd.toml");
-        fs::write(&config, config_text(engine)).context("write the configuration")?;
+        fs::write(&config, config_text(engine, reserve)).context("write the configuration")?;
         let address = Address::Unix(state.path().join("h.sock"));
         let mut child = Command::new(env!("CARGO_BIN_EXE_handsd"))
             .args(["serve", "--ephemeral"])
@@ -168,10 +168,11 @@ pub fn argv(sandbox: &str, argv: &[&str]) -> BashRequest {
 }
 
 /// No grace, so that a deadline shows what the daemon itself takes.
-fn config_text(engine: Engine) -> String {
-    let common = "[log]\nfilter = \"error\"\n[run]\nkill_grace = \"0s\"\n";
+fn config_text(engine: Engine, reserve: usize) -> String {
+    let common = "[log]\nfilter = \"error\"\n[run]\nkill_grace = \"0s\"\n[sandbox]\n";
+    let common = format!("{common}reserve = {reserve}\n");
     match engine {
-        Engine::Native => common.to_owned(),
-        Engine::Docker => format!("{common}[engine]\nkind = \"docker\"\n[sandbox]\nimage = \"{IMAGE}\"\n"),
+        Engine::Native => common,
+        Engine::Docker => format!("{common}image = \"{IMAGE}\"\n[engine]\nkind = \"docker\"\n"),
     }
 }

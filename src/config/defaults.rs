@@ -67,7 +67,10 @@ pub(super) const MAX_WAKES_BOUNDS: RangeInclusive<usize> = 1..=100_000;
 pub(super) const MAX_SANDBOXES: usize = 2000;
 /// The upper one would cost 60 GiB in the same way.
 pub(super) const MAX_SANDBOXES_BOUNDS: RangeInclusive<usize> = 1..=100_000;
-
+/// Nobody finds a sandbox on the node that was not asked for, unless the operator wants some.
+pub(super) const RESERVE: usize = 0;
+/// The upper one is more than any burst that a machine could serve at once.
+pub(super) const RESERVE_BOUNDS: RangeInclusive<usize> = 0..=256;
 /// A build or a test suite ends in it, and what hangs is noticed while somebody still waits for it.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(300);
 /// A run that may take for ever has to be asked for by the request, never by a default.

@@ -156,6 +156,7 @@ fn sandbox(sandbox: &mut Section<'_, '_>, engine: EngineKind, overrides: &Overri
         max_sandboxes: sandbox
             .take("max_sandboxes", integer(defaults::MAX_SANDBOXES_BOUNDS))
             .unwrap_or(defaults::MAX_SANDBOXES),
+        reserve: sandbox.take("reserve", integer(defaults::RESERVE_BOUNDS)).unwrap_or(defaults::RESERVE),
     }
 }
 

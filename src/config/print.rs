@@ -97,6 +97,7 @@ stop_after = {stop_after}
 max_wakes = {max_wakes}
 # Sandboxes of this node; a request for one more is refused.
 max_sandboxes = {max_sandboxes}
+reserve = {reserve}
 ",
             image = text(&sandbox.image),
             memory = limit(sandbox.memory.map(size)),
@@ -106,6 +107,7 @@ max_sandboxes = {max_sandboxes}
             stop_after = limit(sandbox.stop_after.map(duration)),
             max_wakes = sandbox.max_wakes,
             max_sandboxes = sandbox.max_sandboxes,
+            reserve = sandbox.reserve,
         )
     }
 

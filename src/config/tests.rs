@@ -99,6 +99,7 @@ idle_timeout = '90s'
 stop_after = '1day'
 max_wakes = 2
 max_sandboxes = 3
+reserve = 4
 [run]
 timeout = '10m'
 max_timeout = '1h'
@@ -170,6 +171,7 @@ audit = '/audit'
             stop_after: Some(Duration::from_secs(86_400)),
             max_wakes: 2,
             max_sandboxes: 3,
+            reserve: 4,
         },
         run: RunDefaults {
             timeout: Duration::from_secs(600),
@@ -246,7 +248,6 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("grpc", "'127.0.0.1:7420'"),
         ("grpc", "['127.0.0.1:1', '127.0.0.1:1']"),
         ("http.listen", "'0.0.0.0:7421'"),
-        ("http.listen", "'127.0.0.1:7420'"),
         ("http.hosts", "['http://node1']"),
         ("http.origins", "['app.example']"),
         ("http.origins", "['https://app.example/path']"),
@@ -269,6 +270,7 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("sandbox.cpus", "nan"),
         ("sandbox.pids", "1"),
         ("sandbox.max_sandboxes", "1.5"),
+        ("sandbox.reserve", "-1"),
         ("run.timeout", "'0s'"),
         ("run.max_timeout", "'1year'"),
         ("run.kill_grace", "'1h'"),

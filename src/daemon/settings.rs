@@ -36,6 +36,7 @@ pub fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
         stop_after: config.sandbox.stop_after,
         max_wakes: config.sandbox.max_wakes,
         max_sandboxes: config.sandbox.max_sandboxes,
+        reserve: config.sandbox.reserve,
         runs: hands::Settings {
             env: Default::default(),
             user: String::new(),

@@ -1,8 +1,8 @@
 //! The task that owns a sandbox: it makes it or takes it over, watches it, puts it to sleep and wakes it, and removes it
 //! when asked to.
 //!
-//! What is about to be done is on the disk before it is begun, but for a wake, which nothing is lost by. What was seen is
-//! handed to the store and not waited for: the next daemon would see the same.
+//! What is about to be done is on the disk before it is begun, but for what the next daemon undoes or sees by itself: a
+//! making that was cut off, and a wake. What was seen is handed to the store and not waited for.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,10 +13,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::idle::Activity;
 use super::live::{Body, Tools, connect};
 use super::record::Record;
+use super::reserve::Ready;
 use super::state::{Observation, Phase, Tier};
 use super::{IdleTimeout, Order, SandboxError, Snapshot};
 use crate::crash;
-use crate::engine::{EngineError, Limits, Spec, Started, Uplink};
+use crate::engine::{EngineError, Limits, Spec, Started};
 use crate::hands::remove_spools;
 use crate::ids::SandboxId;
 use crate::metrics::{LifeStep, metrics};
@@ -51,8 +52,8 @@ pub struct Driver {
 
 /// How a driver begins.
 pub enum Beginning {
-    /// It makes the sandbox; the sender hears how that went.
-    Make(oneshot::Sender<Result<(), SandboxError>>),
+    /// It makes the sandbox, unless one was made before; the sender hears how that went.
+    Make(Option<Box<Ready>>, oneshot::Sender<Result<(), SandboxError>>),
     /// It takes over what an earlier daemon kept; the sender hears when it has.
     TakeOver(oneshot::Sender<()>),
 }
@@ -82,8 +83,8 @@ impl Driver {
     /// The sandbox's whole life. Answers its id when it is gone.
     pub async fn live(mut self, beginning: Beginning, orders: mpsc::Receiver<Order>) -> SandboxId {
         let is_kept = match beginning {
-            Beginning::Make(made) => {
-                let result = self.make().await;
+            Beginning::Make(ready, made) => {
+                let result = self.make(ready).await;
                 let is_made = result.is_ok();
                 // A caller that has left does not undo the making.
                 let _ = made.send(result);
@@ -109,23 +110,11 @@ impl Driver {
     }
 
     fn spec(&self) -> Spec {
-        let profile = &self.record.profile;
-        Spec {
-            id: profile.id.clone(),
-            image: profile.image.clone(),
-            limits: self.record.limits,
-            workspace: profile.workspace.clone().into(),
-            user: profile.user.clone(),
-            uplink: match self.record.policy {
-                Policy::None | Policy::Proxy(_) => Uplink::None,
-                Policy::Nat => Uplink::Nat,
-                Policy::Host => Uplink::Host,
-            },
-        }
+        self.record.profile.spec(self.record.limits, &self.record.policy)
     }
 
-    async fn make(&mut self) -> Result<(), SandboxError> {
-        let made = self.try_make().await;
+    async fn make(&mut self, ready: Option<Box<Ready>>) -> Result<(), SandboxError> {
+        let made = self.try_make(ready).await;
         if let Err(error) = &made {
             let why = chain(error).to_string();
             self.observe(Observation::CreateFailed(why.into())).await;
@@ -133,20 +122,39 @@ impl Driver {
         made
     }
 
-    async fn try_make(&mut self) -> Result<(), SandboxError> {
-        self.store(&self.record).await?;
+    async fn try_make(&mut self, ready: Option<Box<Ready>>) -> Result<(), SandboxError> {
+        // Not waited for: what was being made is removed by the next daemon, on record or not.
+        self.seen().await;
         crash::point("create.intended");
         let _timing = metrics().step(LifeStep::Create);
-        let created = self.tools.engine.create(&self.spec()).await;
-        let (started, image) = created.map_err(|error| SandboxError::Create(Arc::new(error)))?;
-        self.record.image = image;
-        crash::point("create.made");
-        self.connect(started).await.map_err(|(error, _)| error)?;
+        let is_taken = match ready {
+            Some(ready) => self.take(*ready).await?,
+            None => false,
+        };
+        if !is_taken {
+            let (started, image) = self.tools.engine.create(&self.spec()).await.map_err(create_failed)?;
+            self.record.image = image;
+            crash::point("create.made");
+            self.connect(started).await.map_err(|(error, _)| error)?;
+        }
         crash::point("create.connected");
         // Not only handed over: the next daemon removes what was being made, so its maker hears of it after the disk has.
         self.intend(Observation::GuestReady).await?;
         crash::point("create.stored");
         Ok(())
+    }
+
+    /// Takes one that was made before as the sandbox's own; whether it could. One that is of no use is gone then.
+    async fn take(&mut self, ready: Ready) -> Result<bool, SandboxError> {
+        let Ready { spec, started, image } = ready;
+        if spec.limits != self.record.limits {
+            self.tools.engine.set_limits(self.id(), &self.record.limits).await.map_err(create_failed)?;
+        }
+        self.record.image = image;
+        let Err((error, _)) = self.connect(started).await else { return Ok(true) };
+        tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "it has died in reserve, and is made anew");
+        self.tools.engine.remove(self.id()).await.map_err(create_failed)?;
+        Ok(false)
     }
 
     async fn connect(&mut self, started: Started) -> Result<(), (SandboxError, Started)> {
@@ -372,4 +380,8 @@ impl Driver {
 async fn requested(requests: &mut watch::Receiver<u64>) {
     // Every handle gone is a request too: nobody could ever make one.
     let _ = requests.wait_for(|count| *count > 0).await;
+}
+
+fn create_failed(error: EngineError) -> SandboxError {
+    SandboxError::Create(Arc::new(error))
 }

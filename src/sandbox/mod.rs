@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{EngineError, LimitSupport, Limits};
+use crate::engine::{EngineError, LimitSupport, Limits, Spec, Uplink};
 use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
 use crate::image::ImageRef;
@@ -35,6 +35,7 @@ mod reconcile;
 pub mod record;
 pub mod recovery;
 mod registry;
+mod reserve;
 pub mod state;
 
 pub use connection::{Connection, ForwardError};
@@ -62,7 +63,7 @@ enum Order {
 }
 
 /// What a caller wants.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Wish {
     /// What its root file system is made of; `None`: the node's default.
     pub image: Option<ImageRef>,
@@ -107,6 +108,8 @@ pub struct Defaults {
     pub max_wakes: usize,
     /// How many sandboxes there may be.
     pub max_sandboxes: usize,
+    /// How many are made before anybody asks for them.
+    pub reserve: usize,
     /// Of runs; environment, user and workspace are filled in for each sandbox.
     pub runs: hands::Settings,
     /// Spools of runs are below it.
@@ -141,6 +144,24 @@ pub struct Profile {
     pub created_at: SystemTime,
     /// Name of its engine.
     pub engine: String,
+}
+
+impl Profile {
+    /// What the engine has to make.
+    fn spec(&self, limits: Limits, policy: &Policy) -> Spec {
+        Spec {
+            id: self.id.clone(),
+            image: self.image.clone(),
+            limits,
+            workspace: self.workspace.clone().into(),
+            user: self.user.clone(),
+            uplink: match policy {
+                Policy::None | Policy::Proxy(_) => Uplink::None,
+                Policy::Nat => Uplink::Nat,
+                Policy::Host => Uplink::Host,
+            },
+        }
+    }
 }
 
 /// What is published of a sandbox.

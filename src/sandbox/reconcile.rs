@@ -63,7 +63,7 @@ async fn pass(sandboxes: &Sandboxes, suspects: &mut Suspects) -> Result<(), Engi
     let engine = sandboxes.engine();
     // The table is asked after the engine, so that what is made meanwhile is known.
     let present = engine.list().await?;
-    for id in suspects.pass(present, |id| sandboxes.get(id).is_ok()) {
+    for id in suspects.pass(present, |id| sandboxes.knows(id)) {
         tracing::warn!(sandbox.id = %id, "removing a sandbox that nobody knows");
         remove(engine, &id).await?;
     }

@@ -13,9 +13,10 @@ use super::driver::{Beginning, Driver};
 use super::idle::Activity;
 use super::live::Tools;
 use super::record::{Claim, Record};
+use super::reserve::Reserve;
 use super::state::{FailureKind, Phase};
 use super::{DEFAULT_WORKSPACE, Defaults, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits};
-use crate::engine::Engine;
+use crate::engine::{Engine, Limits};
 use crate::ids::SandboxId;
 use crate::network::policy::Policy;
 use crate::store::{Store, StoreError};
@@ -29,6 +30,7 @@ pub struct Sandboxes {
 struct Shared {
     tools: Arc<Tools>,
     table: Mutex<Table>,
+    reserve: Reserve,
     /// Owns the drivers.
     drivers: TaskTracker,
     /// How many were ever added.
@@ -56,12 +58,18 @@ impl Sandboxes {
         defaults: Defaults,
         boot: String,
     ) -> Result<Self, StoreError> {
-        let wakes = Semaphore::new(defaults.max_wakes);
+        let (wakes, reserve) = (Semaphore::new(defaults.max_wakes), Reserve::new(defaults.reserve));
         let records = store.sandboxes().await?;
         let tools = Arc::new(Tools { engine, store, defaults, wakes, boot, draining: CancellationToken::new() });
-        let shared =
-            Shared { tools, table: Mutex::default(), drivers: TaskTracker::new(), added: watch::Sender::new(0) };
-        let this = Self { shared: Arc::new(shared) };
+        let this = Self {
+            shared: Arc::new(Shared {
+                tools,
+                table: Mutex::default(),
+                reserve,
+                drivers: TaskTracker::new(),
+                added: watch::Sender::new(0),
+            }),
+        };
         let taking: Vec<_> = records.iter().filter_map(|(id, text)| this.take_over(id, text)).collect();
         // One whose driver does not say so is being destroyed.
         join_all(taking).await;
@@ -141,11 +149,15 @@ impl Sandboxes {
         }
         let limits = first_limits(wish.limits, defaults.limits, engine.support());
         let policy = defaults.network.choose(wish.network.clone()).map_err(SandboxError::Network)?;
-        let profile = Arc::new(self.profile(&wish));
+        let mut profile = self.profile(&wish);
+        let ready = self.shared.reserve.take(&profile.spec(limits, &policy));
+        if let Some(ready) = &ready {
+            profile.id = ready.spec.id.clone();
+        }
         let claim = key.map(|key| Claim { key, wish });
         let (made, making) = oneshot::channel();
-        let record = Record::new(profile, claim, limits, policy, boot.clone());
-        Ok((self.begin(&mut table, record, Beginning::Make(made)), Some(making)))
+        let record = Record::new(Arc::new(profile), claim, limits, policy, boot.clone());
+        Ok((self.begin(&mut table, record, Beginning::Make(ready, made)), Some(making)))
     }
 
     /// Begins to take over a sandbox of an earlier daemon; what it answers is told when that is done.
@@ -275,6 +287,21 @@ impl Sandboxes {
     pub fn running(&self) -> usize {
         let (all, _) = self.list(None, usize::MAX, &BTreeMap::new());
         all.iter().filter_map(|sandbox| sandbox.hands().ok()).map(|hands| hands.running()).sum()
+    }
+
+    /// Keeps sandboxes of the node's defaults in reserve, until `stop`.
+    pub async fn keep_reserve(self, stop: CancellationToken) {
+        let Tools { engine, defaults, .. } = &*self.shared.tools;
+        let Ok(policy) = defaults.network.choose(None) else { return };
+        let limits = first_limits(Limits::default(), defaults.limits, engine.support());
+        let template = || self.profile(&Wish::default()).spec(limits, &policy);
+        self.shared.reserve.keep(&**engine, template, stop).await;
+    }
+
+    /// Whether it is one of them, or made to be.
+    #[must_use]
+    pub fn knows(&self, id: &SandboxId) -> bool {
+        self.get(id).is_ok() || self.shared.reserve.holds(id)
     }
 
     /// Destroys all of them, and takes no more.

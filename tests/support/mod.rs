@@ -39,7 +39,7 @@ pub mod dockerd;
 mod engine;
 pub mod files;
 pub mod http;
-mod leftovers;
+pub mod leftovers;
 pub mod probe;
 pub mod process;
 mod rootfs;
