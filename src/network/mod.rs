@@ -34,7 +34,7 @@ use proxy::{Proxy, Traffic};
 pub use dial::ConnectError;
 pub use dns::Resolver;
 pub use outside::{Outside, OutsideError};
-pub use ports::Port;
+pub use ports::{Port, PortChange, port_changes};
 pub use refusal::{REFUSED_V4, Refusal};
 
 mod dial;
@@ -160,7 +160,19 @@ impl Network {
     /// # Errors
     /// The guest is gone.
     pub fn ports(&self) -> io::Result<Vec<Port>> {
-        let mut ports = ports::list(&self.shared.proc)?;
+        self.list_ports(ports::ALL)
+    }
+
+    /// The same for whoever looks often: of very many, only some, and always the same ones.
+    ///
+    /// # Errors
+    /// The guest is gone.
+    pub fn first_ports(&self) -> io::Result<Vec<Port>> {
+        self.list_ports(ports::FIRST)
+    }
+
+    fn list_ports(&self, bytes: u64) -> io::Result<Vec<Port>> {
+        let mut ports = ports::list(&self.shared.proc, bytes)?;
         if let Policy::Proxy(_) = *self.shared.policy.borrow() {
             ports.retain(|port| port.port != proxy::PORT);
         }

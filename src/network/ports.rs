@@ -8,14 +8,19 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-/// Bytes read of each table. The kernel puts those that listen first, and this is ten thousand of them.
-const MAX_TABLE: u64 = 2 << 20;
+use serde::{Deserialize, Serialize};
+
+/// Bytes read of each table for whoever asks. The kernel puts those that listen first, and this is ten thousand of them.
+pub const ALL: u64 = 2 << 20;
+
+/// The same for a look that is taken often: four hundred, always the same ones of more.
+pub const FIRST: u64 = 64 << 10;
 
 /// The state of a socket that listens (TCP_LISTEN in net/tcp_states.h), as the tables write it.
 const LISTEN: &str = "0A";
 
 /// A port that is listened on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Port {
     /// Its number.
     pub port: u16,
@@ -23,10 +28,33 @@ pub struct Port {
     pub address: IpAddr,
 }
 
-/// All of them, in order.
-pub fn list(proc: &Path) -> io::Result<Vec<Port>> {
-    let mut ports = parse(&read(&proc.join("tcp"))?);
-    match read(&proc.join("tcp6")) {
+/// What became of a port between two looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortChange {
+    /// It is listened on.
+    Opened(Port),
+    /// It is not any more.
+    Closed(Port),
+}
+
+/// Changes that are told of one look, and ports that are told to be open at once. A server has a few; who plays with
+/// thousands is heard slowly, and not of all.
+const MAX_CHANGES: usize = 8;
+const MAX_OPEN: usize = 64;
+
+/// What is to be told when `told` were told to be listened on, and `seen` are. What is left out here is seen again.
+#[must_use]
+pub fn port_changes(told: &[Port], seen: &[Port]) -> Vec<PortChange> {
+    let closed = told.iter().filter(|port| !seen.contains(port)).copied().map(PortChange::Closed);
+    let room = MAX_OPEN.saturating_sub(told.len());
+    let opened = seen.iter().filter(|port| !told.contains(port)).copied().map(PortChange::Opened).take(room);
+    closed.chain(opened).take(MAX_CHANGES).collect()
+}
+
+/// Those of so many bytes of each table, in order.
+pub fn list(proc: &Path, bytes: u64) -> io::Result<Vec<Port>> {
+    let mut ports = parse(&read(&proc.join("tcp"), bytes)?);
+    match read(&proc.join("tcp6"), bytes) {
         Ok(table) => ports.extend(parse(&table)),
         // A kernel without IPv6.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -38,9 +66,9 @@ pub fn list(proc: &Path) -> io::Result<Vec<Port>> {
     Ok(ports)
 }
 
-fn read(path: &Path) -> io::Result<String> {
+fn read(path: &Path, bytes: u64) -> io::Result<String> {
     let mut table = String::new();
-    File::open(path)?.take(MAX_TABLE).read_to_string(&mut table)?;
+    File::open(path)?.take(bytes).read_to_string(&mut table)?;
     Ok(table)
 }
 
@@ -88,7 +116,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let client = std::net::TcpStream::connect(address).unwrap();
-        let ports = list(Path::new("/proc/self/net")).unwrap();
+        let ports = list(Path::new("/proc/self/net"), ALL).unwrap();
         assert!(ports.contains(&Port { port: address.port(), address: address.ip() }), "{ports:?}");
         assert!(!ports.iter().any(|port| port.port == client.local_addr().unwrap().port()));
     }
@@ -100,8 +128,34 @@ mod tests {
             println!("skipped: this machine has no IPv6");
             return;
         };
-        let ports = list(Path::new("/proc/self/net")).unwrap();
+        let ports = list(Path::new("/proc/self/net"), ALL).unwrap();
         assert!(ports.contains(&Port { port: address.port(), address: address.ip() }), "{ports:?}");
+    }
+
+    fn port(port: u16) -> Port {
+        Port { port, address: Ipv4Addr::LOCALHOST.into() }
+    }
+
+    #[test]
+    fn what_has_changed_is_told_once() {
+        let changes = port_changes(&[port(1), port(2)], &[port(2), port(3)]);
+        assert_eq!(changes, [PortChange::Closed(port(1)), PortChange::Opened(port(3))]);
+        assert_eq!(port_changes(&[port(2)], &[port(2)]), []);
+    }
+
+    #[test]
+    fn very_many_are_told_a_few_at_a_time_and_never_all() {
+        let seen: Vec<Port> = (1..=1000).map(port).collect();
+        let mut told = Vec::new();
+        for _ in 0..100 {
+            let changes = port_changes(&told, &seen);
+            assert!(changes.len() <= MAX_CHANGES);
+            told.extend(changes.iter().filter_map(|change| match change {
+                PortChange::Opened(port) => Some(*port),
+                PortChange::Closed(_) => None,
+            }));
+        }
+        assert_eq!(told, seen[..MAX_OPEN]);
     }
 
     proptest! {

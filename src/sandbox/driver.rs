@@ -21,11 +21,13 @@ use crate::engine::{EngineError, Limits, Spec, Started};
 use crate::hands::remove_spools;
 use crate::ids::SandboxId;
 use crate::metrics::{LifeStep, metrics};
+use crate::network::Port;
 use crate::network::policy::Policy;
 use crate::store::StoreError;
 use crate::telemetry::chain;
 
 mod adoption;
+mod ports;
 mod sleep;
 
 /// How long the engine may take to say more about the end of a sandbox. It is worth little, and its runs wait for it.
@@ -48,6 +50,10 @@ pub struct Driver {
     body: Body,
     /// When it fell asleep.
     asleep_since: Instant,
+    /// Publishes which ports are listened on.
+    ports: watch::Sender<Vec<Port>>,
+    /// When it is looked for them again.
+    next_look: Instant,
 }
 
 /// How a driver begins.
@@ -65,6 +71,7 @@ enum Event {
     Order(Order),
     Idle,
     LongAsleep,
+    Look,
 }
 
 impl Driver {
@@ -73,11 +80,13 @@ impl Driver {
         tools: Arc<Tools>,
         record: Record,
         publisher: watch::Sender<Snapshot>,
+        ports: watch::Sender<Vec<Port>>,
         requests: watch::Receiver<u64>,
         activity: Activity,
     ) -> Self {
-        let asleep_since = Instant::now();
-        Self { tools, record, publisher, requests, activity, body: Body::Gone, asleep_since }
+        let now = Instant::now();
+        let (asleep_since, next_look) = (now, now + ports::INTERVAL);
+        Self { tools, record, publisher, requests, activity, body: Body::Gone, asleep_since, ports, next_look }
     }
 
     /// The sandbox's whole life. Answers its id when it is gone.
@@ -176,6 +185,7 @@ impl Driver {
                 Event::Order(order) => self.serve(order).await,
                 Event::Idle => self.fall_asleep().await,
                 Event::LongAsleep => self.sink().await,
+                Event::Look => self.look_at_ports().await,
             }
         }
     }
@@ -193,6 +203,12 @@ impl Driver {
                 _ => std::future::pending().await,
             }
         };
+        let look = async {
+            match self.record.phase {
+                Phase::Running => sleep_until(self.next_look).await,
+                _ => std::future::pending().await,
+            }
+        };
         // All are cancel-safe: an order that was not received stays in the queue, the others wait for what stays.
         tokio::select! {
             biased;
@@ -201,6 +217,7 @@ impl Driver {
             Some(order) = orders.recv() => Event::Order(order),
             () = idle => Event::Idle,
             () = long_asleep => Event::LongAsleep,
+            () = look => Event::Look,
         }
     }
 

@@ -20,7 +20,7 @@ use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
 use crate::image::ImageRef;
 use crate::network::policy::{Beyond, Bounds, Policy};
-use crate::network::{Network, Outside};
+use crate::network::{Network, Outside, Port};
 use crate::store::StoreError;
 use crate::telemetry::chain;
 use state::{Failure, Phase, Tier};
@@ -188,6 +188,7 @@ pub struct Snapshot {
 pub struct Sandbox {
     profile: Arc<Profile>,
     snapshot: watch::Receiver<Snapshot>,
+    ports: watch::Receiver<Vec<Port>>,
     /// Counts requests to destroy it.
     destroy: watch::Sender<u64>,
     orders: mpsc::Sender<Order>,
@@ -341,6 +342,12 @@ impl Sandbox {
     pub fn network(&self) -> Result<Network, SandboxError> {
         let snapshot = self.snapshot.borrow();
         snapshot.network.clone().ok_or_else(|| self.not_running(&snapshot.phase))
+    }
+
+    /// The ports that are listened on inside, as far as that was told: looked at every second while it is awake.
+    #[must_use]
+    pub fn open_ports(&self) -> watch::Receiver<Vec<Port>> {
+        self.ports.clone()
     }
 
     /// Puts it to sleep, and waits until it sleeps at least so deep. One that does already goes on.

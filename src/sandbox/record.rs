@@ -10,6 +10,7 @@ use super::state::{Failure, Phase, Tier};
 use super::{IdleTimeout, Profile, Wish};
 use crate::engine::{ImageDefaults, Limits};
 use crate::network::policy::Policy;
+use crate::network::{Port, PortChange};
 use crate::store::NewEvent;
 
 /// The version of the format; a record of another one is refused.
@@ -40,6 +41,9 @@ pub struct Record {
     pub boot: String,
     /// Crashes of its runtime that still count.
     pub crashes: History,
+    /// The ports that are listened on, as far as that was told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
 }
 
 /// A request that may come again.
@@ -52,7 +56,7 @@ pub struct Claim {
 }
 
 /// What an event tells of a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// The generation that began with it.
     pub generation: u64,
@@ -62,6 +66,9 @@ pub struct Told {
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Of an event about a port: which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Port>,
 }
 
 impl Record {
@@ -80,6 +87,7 @@ impl Record {
             phase: Phase::Creating,
             boot,
             crashes: History::default(),
+            ports: Vec::new(),
         }
     }
 
@@ -110,10 +118,37 @@ impl Record {
     /// Never.
     #[must_use]
     pub fn event(&self, now: SystemTime) -> NewEvent {
-        let told =
-            Told { generation: self.generation, tier: self.phase.tier(), failure: self.phase.failure().cloned() };
-        let body = serde_json::to_string(&told).expect("all keys are text");
-        NewEvent { at: now, kind: format!("sandbox.{}", self.phase.name()), body }
+        let (tier, failure) = (self.phase.tier(), self.phase.failure().cloned());
+        let told = Told { generation: self.generation, tier, failure, port: None };
+        told.event(now, format!("sandbox.{}", self.phase.name()))
+    }
+
+    /// A port is listened on now, or is not any more.
+    pub fn apply(&mut self, change: &PortChange) {
+        match change {
+            PortChange::Opened(port) => self.ports.push(*port),
+            PortChange::Closed(port) => self.ports.retain(|known| known != port),
+        }
+    }
+
+    /// The event of that.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn port_event(&self, change: &PortChange, now: SystemTime) -> NewEvent {
+        let (kind, port) = match change {
+            PortChange::Opened(port) => ("port.opened", *port),
+            PortChange::Closed(port) => ("port.closed", *port),
+        };
+        let told = Told { generation: self.generation, tier: None, failure: None, port: Some(port) };
+        told.event(now, kind.to_owned())
+    }
+}
+
+impl Told {
+    fn event(&self, at: SystemTime, kind: String) -> NewEvent {
+        NewEvent { at, kind, body: serde_json::to_string(self).expect("all keys are text") }
     }
 }
 

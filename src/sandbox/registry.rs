@@ -186,17 +186,21 @@ impl Sandboxes {
         let (phase, policy, idle) = (record.phase.clone(), record.policy.clone(), record.idle());
         let first = Snapshot { generation, phase, limits, idle, policy, hands: None, network: None };
         let (publisher, snapshot) = watch::channel(first);
+        let (publish_ports, ports) = watch::channel(record.ports.clone());
         let (destroy, requests) = watch::channel(0);
         let (orders, queue) = mpsc::channel(ORDERS);
         let activity = Activity::new();
-        let sandbox = Sandbox { profile: Arc::clone(&profile), snapshot, destroy, orders, activity: activity.clone() };
+        let sandbox = {
+            let (profile, activity) = (Arc::clone(&profile), activity.clone());
+            Sandbox { profile, snapshot, ports, destroy, orders, activity }
+        };
         table.sandboxes.insert(profile.id.clone(), sandbox.clone());
         self.shared.added.send_modify(|count| *count += 1);
         let key = record.claim.as_ref().map(|claim| claim.key.clone());
         if let Some(Claim { key, wish }) = &record.claim {
             table.keys.insert(key.clone(), (wish.clone(), sandbox.clone()));
         }
-        let driver = Driver::new(Arc::clone(&self.shared.tools), record, publisher, requests, activity);
+        let driver = Driver::new(Arc::clone(&self.shared.tools), record, publisher, publish_ports, requests, activity);
         let this = self.clone();
         self.shared.drivers.spawn(async move {
             let id = driver.live(beginning, queue).await;

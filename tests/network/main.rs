@@ -15,5 +15,6 @@ mod forward;
 mod inside;
 mod lab;
 mod nat;
+mod ports;
 mod preview;
 mod proxy;

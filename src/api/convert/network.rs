@@ -66,8 +66,12 @@ pub fn port(number: u32) -> Result<u16, Fault> {
 /// The ports that are listened on.
 #[must_use]
 pub fn ports(ports: &[Port]) -> proto::PortsResponse {
-    let message = |port: &Port| proto::Port { port: port.port.into(), address: port.address.to_string() };
-    proto::PortsResponse { ports: ports.iter().map(message).collect() }
+    proto::PortsResponse { ports: ports.iter().map(port_message).collect() }
+}
+
+/// One of them.
+pub(super) fn port_message(port: &Port) -> proto::Port {
+    proto::Port { port: port.port.into(), address: port.address.to_string() }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::network::port_message;
 use super::sandboxes::{failure, tier_message};
 use crate::api::proto;
 use crate::api::status::Fault;
@@ -18,15 +19,16 @@ pub fn node_event(event: StoredEvent) -> proto::NodeEvent {
     let StoredEvent { seq, at, sandbox, kind, body } = event;
     // What a newer daemon wrote is told as far as it is understood.
     let told = serde_json::from_str::<Told>(&body).ok();
-    let (generation, tier, cause) = told.map_or((0, None, None), |told| (told.generation, told.tier, told.failure));
+    let told = told.unwrap_or_default();
     proto::NodeEvent {
         seq,
         at: Some(at.into()),
         kind,
         sandbox_id: sandbox.map(String::from).unwrap_or_default(),
-        generation,
-        tier: tier_message(tier).into(),
-        failure: cause.as_ref().map(failure),
+        generation: told.generation,
+        tier: tier_message(told.tier).into(),
+        failure: told.failure.as_ref().map(failure),
+        port: told.port.as_ref().map(port_message),
     }
 }
 

@@ -56,8 +56,9 @@ pub async fn events(context: &Context, args: EventsArgs) -> anyhow::Result<()> {
             Format::Json => output::print_json(&shape(&event))?,
             Format::Text => {
                 let failure = event.failure.as_ref().map(|it| format!("{} ({})", it.message, it.reason));
+                let more = failure.or_else(|| event.port.as_ref().map(|it| format!("{} on {}", it.port, it.address)));
                 let time = shapes::time(event.at).unwrap_or_default();
-                let row = vec![event.seq.to_string(), time, event.kind, event.sandbox_id, failure.unwrap_or_default()];
+                let row = vec![event.seq.to_string(), time, event.kind, event.sandbox_id, more.unwrap_or_default()];
                 output::print(&output::table(&[("", Align::Left); 5], &[row]))?;
             }
         }
@@ -73,6 +74,7 @@ fn shape(event: &NodeEvent) -> Value {
         "sandbox_id": event.sandbox_id,
         "generation": event.generation,
         "tier": (event.tier() != Tier::Unspecified).then(|| event.tier().as_str_name()),
+        "port": event.port.as_ref().map(|it| json!({ "port": it.port, "address": it.address })),
         "failure": event.failure.as_ref().map(|it| json!({ "reason": it.reason, "message": it.message })),
     })
 }
