@@ -23,6 +23,7 @@ use crate::config::{Config, ListenAddress};
 use crate::credential::Credentials;
 use crate::health::policy::Report;
 use crate::health::{self, Watched};
+use crate::ids::SandboxId;
 use crate::notify;
 use crate::sandbox::{Sandboxes, reconcile};
 use crate::seal::Sealer;
@@ -98,12 +99,17 @@ impl Daemon {
         let contents = config.state_dir.join("content");
         let sealer = Arc::new(sealer(config)?);
         let credentials = Credentials::new(store.clone(), Arc::clone(&sealer));
-        let sessions = Sessions::open(store.clone(), credentials, sandboxes.clone(), contents).await;
+        let stop = CancellationToken::new();
+        let previews = open_previews(config, sandboxes.clone(), http, stop.clone())?;
+        let preview = Arc::new({
+            let previews = previews.clone();
+            move |sandbox: &SandboxId, port| Some(previews.links(sandbox, port).url).filter(|url| !url.is_empty())
+        });
+        let sessions = Sessions::open(store.clone(), credentials, sandboxes.clone(), contents, preview).await;
         let sessions = sessions.map_err(DaemonError::Sessions)?;
         let webhooks = open_webhooks(config, store.clone(), sessions.clone(), sealer).await?;
-        let stop = CancellationToken::new();
         let services = Services {
-            previews: open_previews(config, sandboxes.clone(), http, stop.clone())?,
+            previews,
             deadlines: Deadlines { default: config.run.timeout, max: config.run.max_timeout },
             sandboxes: sandboxes.clone(),
             sessions: sessions.clone(),

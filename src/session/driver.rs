@@ -9,9 +9,10 @@ mod hear;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -24,10 +25,11 @@ use super::record::Profile;
 use super::state::{Arrival, Input, Presence, Record, State};
 use super::tools::{Finished, Note};
 use crate::credential::Credentials;
-use crate::ids::SessionId;
+use crate::ids::{SandboxId, SessionId};
+use crate::network::Port;
 use crate::runtime::process::{Line, Process};
 use crate::runtime::{Brain, Call, Dialogue};
-use crate::sandbox::Sandboxes;
+use crate::sandbox::{Sandbox, Sandboxes};
 use crate::store::{Claim, Store, StoreError};
 use crate::telemetry::chain;
 
@@ -67,6 +69,9 @@ pub struct Post {
     pub reply: Reply<(u64, bool)>,
 }
 
+/// Says where a port of a sandbox is seen; `None` where it is not.
+pub type Preview = Arc<dyn Fn(&SandboxId, u16) -> Option<String> + Send + Sync>;
+
 /// What all drivers share.
 #[derive(Clone)]
 pub struct Context {
@@ -78,6 +83,8 @@ pub struct Context {
     pub contents: Contents,
     /// Where sandboxes are made.
     pub sandboxes: Sandboxes,
+    /// Says where a port is seen.
+    pub preview: Preview,
     /// The daemon is to end.
     pub stop: CancellationToken,
 }
@@ -96,6 +103,8 @@ pub struct Driver {
     dialogue: Option<Box<dyn Dialogue>>,
     /// Both sandboxes, awake, while they are needed.
     kept: Option<(Kept, Kept)>,
+    /// The hands' sandbox, and which of its ports are listened on.
+    ports: Option<(SandboxId, watch::Receiver<Vec<Port>>)>,
     /// Calls that wait for the hands.
     parked: Vec<Parked>,
     jobs: JoinSet<Job>,
@@ -140,6 +149,7 @@ enum Happened {
     Noted(Option<Note>),
     Ended(Job),
     Said(Line),
+    Opened,
     Clock,
 }
 
@@ -165,6 +175,7 @@ impl Driver {
                 process: None,
                 dialogue: None,
                 kept: None,
+                ports: None,
                 parked: Vec::new(),
                 jobs: JoinSet::new(),
                 is_searching: false,
@@ -195,6 +206,10 @@ impl Driver {
     /// The session's life in this daemon.
     pub async fn live(mut self) {
         self.push(Input::Recovered);
+        let hands = self.state.house.hands.as_ref();
+        if let Some(sandbox) = hands.and_then(|id| self.context.sandboxes.get(id).ok()) {
+            self.watch_ports(&sandbox);
+        }
         while self.deal().await {
             if self.state.is_archived && !self.state.is_to_be_disposed() && self.state.active.is_none() {
                 break;
@@ -230,6 +245,16 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let opened = async {
+            let changed = match &mut self.ports {
+                Some((_, ports)) => ports.changed().await.is_ok(),
+                None => false,
+            };
+            // Nobody tells of a sandbox that is gone.
+            if !changed {
+                std::future::pending().await
+            }
+        };
         tokio::select! {
             biased;
             () = self.context.stop.cancelled() => Happened::Stop,
@@ -237,7 +262,29 @@ impl Driver {
             Some(job) = self.jobs.join_next() => Happened::Ended(job.unwrap_or(Job::Done)),
             request = self.requests.recv() => Happened::Requested(request),
             line = said => Happened::Said(line),
+            () = opened => Happened::Opened,
             () = clock => Happened::Clock,
+        }
+    }
+
+    /// From now on it is told of the ports of this sandbox, those that are listened on already among them.
+    fn watch_ports(&mut self, sandbox: &Sandbox) {
+        let id = &sandbox.profile().id;
+        if self.ports.as_ref().is_none_or(|(watched, _)| watched != id) {
+            let mut ports = sandbox.open_ports();
+            ports.mark_changed();
+            self.ports = Some((id.clone(), ports));
+        }
+    }
+
+    /// Says where the ports are seen that are listened on; those that were told before are known to the state.
+    fn opened(&mut self) {
+        let Some((sandbox, ports)) = &mut self.ports else { return };
+        let (sandbox, ports) = (sandbox.clone(), ports.borrow_and_update().clone());
+        for Port { port, .. } in ports {
+            if let Some(url) = (self.context.preview)(&sandbox, port) {
+                self.push(Input::Opened { sandbox: sandbox.clone(), port, url });
+            }
         }
     }
 
@@ -271,6 +318,7 @@ impl Driver {
             Mind::Joined(process, writer) => (Some((process, writer)), Arrival::Joined),
             Mind::Started(process, writer) => (Some((process, writer)), Arrival::Started),
         };
+        self.watch_ports(&hands.sandbox);
         self.kept = Some((brain, hands));
         if let Some((process, writer)) = process {
             self.jobs.spawn(async move {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::content::Contents;
-use super::driver::{Context, Driver, Post, Reply, Request};
+use super::driver::{Context, Driver, Post, Preview, Reply, Request};
 use super::record::{DISPOSING, Profile, Session, column, json};
 use super::state::{Input, Rules, State, Status};
 use super::wish::{NewSession, UserMessage, check_key, check_message, check_wish, message_digest, wish_digest};
@@ -63,7 +63,8 @@ pub struct Sent {
 }
 
 impl Sessions {
-    /// The sessions of a store, whose long bodies are below `contents`. What was under way goes on at once.
+    /// The sessions of a store, whose long bodies are below `contents`; `preview` says where ports of their sandboxes are
+    /// seen. What was under way goes on at once.
     ///
     /// # Errors
     /// [`SessionError::Store`].
@@ -72,9 +73,10 @@ impl Sessions {
         credentials: Credentials,
         sandboxes: Sandboxes,
         contents: PathBuf,
+        preview: Preview,
     ) -> Result<Self, SessionError> {
         let (contents, stop) = (Contents::new(contents), CancellationToken::new());
-        let context = Context { store, credentials, contents, sandboxes, stop };
+        let context = Context { store, credentials, contents, sandboxes, preview, stop };
         let shared = Shared { context, drivers: Mutex::default(), tasks: TaskTracker::new() };
         let this = Self { shared: Arc::new(shared) };
         for status in [Status::Queued.name(), Status::Running.name(), DISPOSING] {

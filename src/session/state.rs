@@ -26,7 +26,7 @@ mod input;
 mod status;
 mod turns;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,10 @@ const CRASHES: Policy = Policy {
     stable: Duration::from_secs(120),
 };
 
+/// Ports of which a session tells where they are seen. An agent starts a few servers; one that starts thousands is not told
+/// of for ever.
+const MAX_PREVIEWS: usize = 64;
+
 /// Messages that may wait for a turn.
 pub const MAX_QUEUE: usize = 256;
 
@@ -81,6 +85,9 @@ pub struct State {
     pub active_ms: u64,
     /// Where the session lives.
     pub house: House,
+    /// Sandboxes and ports of which it was told where they are seen.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub previews: BTreeSet<(String, u16)>,
     /// Crashes of the brain.
     pub history: History,
     /// When the brain was started, in milliseconds since 1970.
@@ -255,9 +262,19 @@ impl Step<'_> {
             Input::Began(id, sandbox, run) => self.began(&id, &sandbox, &run),
             Input::Output { id, to, body } => self.told(&id, to, body),
             Input::Done { id, answer, exec } => self.done(&id, answer, exec),
+            Input::Opened { sandbox, port, url } => self.opened(&sandbox, port, &url),
             Input::Void(id) => self.void(&id),
             Input::Disposed => self.state.house = House::default(),
             Input::Clock => self.clock(),
+        }
+    }
+
+    /// Tells once where a port is seen.
+    fn opened(&mut self, sandbox: &SandboxId, port: u16, url: &str) {
+        let previews = &mut self.state.previews;
+        if previews.len() < MAX_PREVIEWS && previews.insert((sandbox.to_string(), port)) {
+            let body = json!({ "port": port, "url": url, "sandbox_id": sandbox });
+            self.emit(NewEvent::system(Level::User, "preview.url", body));
         }
     }
 

@@ -3,7 +3,7 @@
 use handsd::api::proto::session_event::Level;
 
 use crate::support::session::{number, of_kind, summary, text};
-use crate::support::{Daemon, Session};
+use crate::support::{Daemon, Options, Session};
 
 /// Follows a script to its end, which has to be a good one.
 async fn follow(daemon: &Daemon, script: &str) -> Vec<handsd::api::proto::SessionEvent> {
@@ -92,4 +92,25 @@ expect /workspace/src/a.txt:2: 2
 tool grep {\"pattern\":\"(\"}
 expect pattern: regex parse error";
     follow(&daemon, &script.replace("one\n2\n2", "one")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_server_of_the_agent_is_seen_is_told_once() {
+    if !std::path::Path::new("/usr/bin/python3").exists() {
+        println!("skipped: there is no /usr/bin/python3 to write a server in");
+        return;
+    }
+    let Some(mut daemon) = Daemon::start_with(Options { http: true, ..Options::default() }).await else { return };
+    let session = Session::create(&daemon, "bash nohup python3 -m http.server 8123 > server.log 2>&1 &").await;
+    let events = session.until("preview.url", 1).await;
+    let told = of_kind(&events, "preview.url")[0];
+    assert_eq!((number(told, "port"), told.level()), (Some(8123.0), Level::User));
+    let (url, sandbox) = (text(told, "url"), text(told, "sandbox_id"));
+    assert!(url.starts_with(&format!("http://8123-{sandbox}.localhost:")) && url.contains("hands_token="), "{url}");
+    session.turns(1).await;
+    daemon.kill_and_restart().await;
+    let session = session.again(&daemon);
+    session.send("bash sleep 2; cat server.log").await;
+    let (_, events) = session.turns(2).await;
+    assert_eq!(of_kind(&events, "preview.url").len(), 1, "{:#?}", summary(&events));
 }

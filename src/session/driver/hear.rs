@@ -38,6 +38,7 @@ impl Driver {
                     self.said(line);
                 }
             }
+            Happened::Opened => self.opened(),
             Happened::Clock => self.push(Input::Clock),
         }
     }

@@ -62,6 +62,15 @@ pub enum Input {
         /// What the command was, if it was one: the body of its event.
         exec: Option<Value>,
     },
+    /// A port of the hands' sandbox is listened on, and this is where it is seen.
+    Opened {
+        /// The sandbox.
+        sandbox: SandboxId,
+        /// Its port.
+        port: u16,
+        /// Where it is seen, with the token.
+        url: String,
+    },
     /// A call of an earlier daemon had not begun.
     Void(String),
     /// Both sandboxes have been removed.
