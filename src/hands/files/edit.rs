@@ -1,5 +1,7 @@
 //! Editing: a text of a file is replaced by another.
 
+use memchr::memmem::Finder;
+
 use super::read::{ReadPart, ReadRange};
 use super::write::{WriteOptions, Written};
 use super::{FileError, Files};
@@ -19,6 +21,14 @@ pub enum EditError {
         /// Which.
         path: String,
         /// Its size.
+        size: u64,
+    },
+    /// The file would be larger than what is edited.
+    #[error("{path} would have {size} bytes, and at most {MAX_EDIT} are edited")]
+    Outgrown {
+        /// Which.
+        path: String,
+        /// Its size then.
         size: u64,
     },
     /// There is nothing to look for, or nothing to be changed.
@@ -78,12 +88,19 @@ impl Files {
                 content.extend_from_slice(&data);
             }
         }
-        let (edited, count) = replace(&content, old.as_bytes(), new.as_bytes());
+        let finder = Finder::new(old);
+        let count = finder.find_iter(&content).count();
         match (count, which) {
             (0, _) => return Err(EditError::Absent { path: path.to_owned() }),
             (2.., Occurrences::One) => return Err(EditError::Ambiguous { path: path.to_owned(), count }),
             (_, _) => {}
         }
+        // Many short texts that become long ones are more than there is memory.
+        let size = content.len() - count * old.len() + count.saturating_mul(new.len());
+        if size as u64 > MAX_EDIT {
+            return Err(EditError::Outgrown { path: path.to_owned(), size: size as u64 });
+        }
+        let edited = replace(&content, &finder, new.as_bytes(), size);
         let options = WriteOptions { path: path.to_owned(), ..WriteOptions::default() };
         let mut writing = self.write(options).await.map_err(EditError::File)?;
         writing.push(edited.into()).await.map_err(EditError::File)?;
@@ -91,18 +108,17 @@ impl Files {
     }
 }
 
-/// The content with all occurrences replaced, from the left and without overlaps, and how many there were.
-fn replace(content: &[u8], old: &[u8], new: &[u8]) -> (Vec<u8>, usize) {
-    let mut edited = Vec::with_capacity(content.len());
-    let (mut rest, mut count) = (content, 0);
-    while let Some(place) = rest.windows(old.len()).position(|window| window == old) {
-        edited.extend_from_slice(&rest[..place]);
+/// The content with all occurrences replaced, from the left and without overlaps; it has so many bytes then.
+fn replace(content: &[u8], old: &Finder<'_>, new: &[u8], size: usize) -> Vec<u8> {
+    let mut edited = Vec::with_capacity(size);
+    let mut from = 0;
+    for place in old.find_iter(content) {
+        edited.extend_from_slice(&content[from..place]);
         edited.extend_from_slice(new);
-        rest = &rest[place + old.len()..];
-        count += 1;
+        from = place + old.needle().len();
     }
-    edited.extend_from_slice(rest);
-    (edited, count)
+    edited.extend_from_slice(&content[from..]);
+    edited
 }
 
 #[cfg(test)]
@@ -111,10 +127,10 @@ mod tests {
 
     #[test]
     fn occurrences_are_replaced_from_the_left_and_do_not_overlap() {
-        let cases = [("aaa", "aa", "b", "ba", 1), ("a.a.a", "a", "xy", "xy.xy.xy", 3), ("abc", "z", "y", "abc", 0)];
-        for (content, old, new, expected, count) in cases {
-            let edited = replace(content.as_bytes(), old.as_bytes(), new.as_bytes());
-            assert_eq!(edited, (expected.as_bytes().to_vec(), count));
+        let cases = [("aaa", "aa", "b", "ba"), ("a.a.a", "a", "xy", "xy.xy.xy"), ("abc", "z", "y", "abc")];
+        for (content, old, new, expected) in cases {
+            let edited = replace(content.as_bytes(), &Finder::new(old), new.as_bytes(), expected.len());
+            assert_eq!(edited, expected.as_bytes());
         }
     }
 }

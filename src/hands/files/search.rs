@@ -100,7 +100,7 @@ impl Files {
         let (files, mut is_cut) = self.walk(&options.path, matcher.as_ref()).await?;
         let (mut items, mut bytes) = (Vec::new(), 0);
         for file in files {
-            if items.len() >= options.limit || bytes >= MAX_BYTES {
+            if items.len() > options.limit || bytes >= MAX_BYTES {
                 is_cut = true;
                 break;
             }
@@ -108,7 +108,8 @@ impl Files {
             is_cut |= file.size > MAX_FILE;
             // One that is gone by now, or is not the user's to read, has no lines to show.
             let Ok(content) = self.beginning(&file).await else { continue };
-            let left = options.limit - items.len();
+            // One more than is wanted, to know whether there is more.
+            let left = options.limit + 1 - items.len();
             let found = tokio::task::spawn_blocking({
                 let expression = expression.clone();
                 move || lines(&file.path, &content, &expression, left)
@@ -116,6 +117,8 @@ impl Files {
             let found = found.await.map_err(|error| SearchError::File(FileError::lost(&options.path, error)))?;
             items.extend(found);
         }
+        is_cut |= items.len() > options.limit;
+        items.truncate(options.limit);
         Ok(Found { items, is_cut })
     }
 
