@@ -5,6 +5,7 @@
 //! | `sandboxes` | sandboxes, their limits and phases |
 //! | `runs` | commands, input, events and exits |
 //! | `files` | paths, ranges and file infos |
+//! | `search` | edits, patterns, and what they find |
 //! | `network` | networks and ports |
 //! | `node` | the events of the node, and how it is emptied |
 //! | [`sessions`] | agents, sessions, turns and events |
@@ -24,13 +25,15 @@ mod network;
 mod node;
 mod runs;
 mod sandboxes;
+mod search;
 pub mod sessions;
 
-pub use files::{file_info, list_options, mode, path, read_range, write_options};
+pub use files::{directory, file_info, list_options, mode, path, read_range, write_options};
 pub use network::{network, port, ports};
 pub use node::{drain_progress, node_event, patience};
 pub use runs::{Deadlines, InputAction, MAX_CHUNK, check_chunk, command, event, exited, grace, input, run, signal};
 pub use sandboxes::{idle_timeout, limits, sandbox, sandbox_page, tier, wish};
+pub use search::{Edit, edit, edited, globbed, grep_options, grepped, search_limit};
 
 /// Most entries of an environment.
 const MAX_ENV: usize = 1024;

@@ -12,7 +12,7 @@ use crate::credential::CredentialError;
 use crate::engine::EngineError;
 use crate::guest::wire::Step;
 use crate::hands::RunError;
-use crate::hands::files::FileError;
+use crate::hands::files::{EditError, FileError, SearchError};
 use crate::hands::output::SpoolError;
 use crate::image::ImageError;
 use crate::network::ConnectError;
@@ -333,6 +333,30 @@ impl From<FileError> for Fault {
         };
         let fault = Self::new(code, reason, message);
         errno.filter(|errno| *errno != 0).into_iter().fold(fault, Self::errno)
+    }
+}
+
+impl From<EditError> for Fault {
+    fn from(error: EditError) -> Self {
+        let message = chain(&error).to_string();
+        let precondition = |reason, field| Self::new(Code::FailedPrecondition, reason, message.clone()).about(field);
+        match error {
+            EditError::File(source) => source.into(),
+            EditError::TooLarge { .. } => precondition(ErrorReason::FileTooLarge, "path"),
+            EditError::Outgrown { .. } => precondition(ErrorReason::FileTooLarge, "new_text"),
+            EditError::Pointless => Self::argument("old_text", message),
+            EditError::Absent { .. } => precondition(ErrorReason::TextNotFound, "old_text"),
+            EditError::Ambiguous { .. } => precondition(ErrorReason::TextAmbiguous, "old_text"),
+        }
+    }
+}
+
+impl From<SearchError> for Fault {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::Pattern { field, message } => Self::argument(field, message),
+            SearchError::File(source) => source.into(),
+        }
     }
 }
 

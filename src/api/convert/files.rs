@@ -25,6 +25,14 @@ pub fn path(field: &'static str, path: String) -> Result<String, Fault> {
     }
 }
 
+/// Where to look; empty is the workspace.
+///
+/// # Errors
+/// It is too long or holds NUL.
+pub fn directory(text: String) -> Result<String, Fault> {
+    if text.is_empty() { Ok(text) } else { path("path", text) }
+}
+
 /// What of a file is to be read.
 ///
 /// # Errors
@@ -86,7 +94,7 @@ pub fn list_options(request: proto::LsRequest) -> Result<(SandboxId, ListOptions
     if depth > MAX_DEPTH {
         return Err(Fault::argument("depth", format!("is {depth}, at most {MAX_DEPTH} is allowed")));
     }
-    let path = if request.path.is_empty() { String::new() } else { path("path", request.path)? };
+    let path = directory(request.path)?;
     let limit = page_size(request.page_size, LS_PAGE)?;
     Ok((sandbox, ListOptions { path, depth, hidden: request.hidden, limit, page_token: request.page_token }))
 }

@@ -5,13 +5,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::ReplyStream;
 use super::doors::Doors;
-use crate::api::convert::{self, Deadlines, InputAction};
+use crate::api::convert::{self, Deadlines, Edit, InputAction};
 use crate::api::proto::hands_server::Hands as Service;
 use crate::api::proto::{
-    AttachRequest, BashRequest, FileInfo, GetRunRequest, InputRequest, InputResponse, KillRunRequest, KillRunResponse,
-    ListRunsRequest, ListRunsResponse, LsRequest, LsResponse, MkdirRequest, ReadRequest, ReadResponse, RemoveRequest,
-    RemoveResponse, RenameRequest, Run as RunMessage, RunEvent, StatRequest, WriteRequest, WriteResponse,
-    read_response, write_request,
+    AttachRequest, BashRequest, EditRequest, EditResponse, FileInfo, GetRunRequest, GlobRequest, GlobResponse,
+    GrepRequest, GrepResponse, InputRequest, InputResponse, KillRunRequest, KillRunResponse, ListRunsRequest,
+    ListRunsResponse, LsRequest, LsResponse, MkdirRequest, ReadRequest, ReadResponse, RemoveRequest, RemoveResponse,
+    RenameRequest, Run as RunMessage, RunEvent, StatRequest, WriteRequest, WriteResponse, read_response, write_request,
 };
 use crate::api::status::Fault;
 use crate::hands::files::{DEFAULT_DIRECTORY_MODE, ReadPart};
@@ -215,5 +215,31 @@ impl Service for HandsService {
         let files = hands.files();
         let info = if request.replace { files.rename_over(&from, &to).await } else { files.rename(&from, &to).await };
         Ok(Response::new(convert::file_info(&info.map_err(Fault::from)?)))
+    }
+
+    async fn edit(&self, request: Request<EditRequest>) -> Result<Response<EditResponse>, Status> {
+        let (door, request) = self.doors.enter(request)?;
+        let Edit { sandbox, path, old, new, which } = convert::edit(request)?;
+        let (hands, _lease) = door.awake(&sandbox).await?;
+        let edited = hands.files().edit(&path, &old, &new, which).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::edited(edited)))
+    }
+
+    async fn glob(&self, request: Request<GlobRequest>) -> Result<Response<GlobResponse>, Status> {
+        let (door, request) = self.doors.enter(request)?;
+        let limit = convert::search_limit(request.limit)?;
+        let pattern = convert::path("pattern", request.pattern)?;
+        let path = convert::directory(request.path)?;
+        let (hands, _lease) = door.awake_by(&request.sandbox_id).await?;
+        let found = hands.files().glob(&pattern, &path, limit).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::globbed(&found)))
+    }
+
+    async fn grep(&self, request: Request<GrepRequest>) -> Result<Response<GrepResponse>, Status> {
+        let (door, request) = self.doors.enter(request)?;
+        let (sandbox, options) = convert::grep_options(request)?;
+        let (hands, _lease) = door.awake(&sandbox).await?;
+        let found = hands.files().grep(&options).await.map_err(Fault::from)?;
+        Ok(Response::new(convert::grepped(&found)))
     }
 }

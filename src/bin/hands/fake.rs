@@ -232,4 +232,7 @@ hands_service! {
     kill_run(KillRunRequest) -> KillRunResponse;
     remove(RemoveRequest) -> RemoveResponse;
     rename(RenameRequest) -> FileInfo;
+    edit(EditRequest) -> EditResponse;
+    glob(GlobRequest) -> GlobResponse;
+    grep(GrepRequest) -> GrepResponse;
 }

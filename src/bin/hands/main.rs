@@ -18,6 +18,7 @@ mod node;
 mod output;
 mod runs;
 mod sandboxes;
+mod search;
 mod sessions;
 mod signals;
 mod terminal;
@@ -116,6 +117,9 @@ enum Command {
     Mkdir(files::MkdirArgs),
     Rm(files::RmArgs),
     Mv(files::MvArgs),
+    Edit(search::EditArgs),
+    Glob(search::GlobArgs),
+    Grep(search::GrepArgs),
     Cp(copy::CpArgs),
     Ports(forward::PortsArgs),
     Forward(forward::ForwardArgs),
@@ -229,6 +233,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Mkdir(args) => files::mkdir(&context, args).await,
         Command::Rm(args) => files::rm(&context, args).await,
         Command::Mv(args) => files::mv(&context, args).await,
+        Command::Edit(args) => search::edit(&context, args).await,
+        Command::Glob(args) => search::glob(&context, args).await,
+        Command::Grep(args) => search::grep(&context, args).await,
         Command::Cp(args) => copy::cp(&context, args).await,
         Command::Ports(args) => forward::ports(&context, args).await,
         Command::Forward(args) => forward::forward(&context, args).await,
