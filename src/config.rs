@@ -83,6 +83,8 @@ pub struct HttpConfig {
     pub private_webhooks: bool,
     /// The pause before a webhook's first retry.
     pub webhook_retry: Duration,
+    /// How long a client may leave unread what was sent to it.
+    pub unread_timeout: Duration,
 }
 
 /// A text that is never shown.

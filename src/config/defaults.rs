@@ -31,6 +31,11 @@ pub(super) const WEBHOOK_RETRY: Duration = Duration::from_secs(5);
 /// Milliseconds serve tests; all pauses together are thousands of the first one.
 pub(super) const WEBHOOK_RETRY_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=MINUTE.saturating_mul(10);
 
+/// A laptop that was closed for a moment goes on where it was; one that is slower comes back with a cursor.
+pub(super) const UNREAD_TIMEOUT: Duration = MINUTE;
+/// Less than a second would cut off who is only busy, and after an hour nobody comes back.
+pub(super) const UNREAD_TIMEOUT_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=MINUTE.saturating_mul(60);
+
 /// What a person who operates the node cares about: starts, ends, and what failed.
 pub(super) const LOG_FILTER: &str = "info";
 /// Most first runs are in a terminal.

@@ -116,6 +116,9 @@ fn http(
         webhook_retry: http
             .take("webhook_retry", duration(defaults::WEBHOOK_RETRY_BOUNDS))
             .unwrap_or(defaults::WEBHOOK_RETRY),
+        unread_timeout: http
+            .take("unread_timeout", duration(defaults::UNREAD_TIMEOUT_BOUNDS))
+            .unwrap_or(defaults::UNREAD_TIMEOUT),
     }
 }
 

@@ -34,7 +34,8 @@ grpc = [{grpc}]
 
     fn http(&self) -> String {
         // The key is in the environment and stays there.
-        let HttpConfig { listen, hosts, origins, key_file, key: _, private_webhooks, webhook_retry } = &self.http;
+        let HttpConfig { listen, hosts, origins, key_file, key: _, private_webhooks, webhook_retry, unread_timeout } =
+            &self.http;
         let list = |items: &[String]| items.iter().map(|item| text(item)).collect::<Vec<_>>().join(", ");
         format!(
             "\
@@ -51,12 +52,15 @@ key_file = {key_file}
 private_webhooks = {private_webhooks}
 # The pause before a webhook's first retry; each further one is four times as long, up to 6 hours.
 webhook_retry = {webhook_retry}
+# How long a client may leave unread what was sent to it, before its connection is closed.
+unread_timeout = {unread_timeout}
 ",
             listen = listen.map_or_else(|| text("off"), |address| text(&address.to_string())),
             hosts = list(hosts),
             origins = list(origins),
             key_file = text(&key_file.display().to_string()),
             webhook_retry = duration(*webhook_retry),
+            unread_timeout = duration(*unread_timeout),
         )
     }
 

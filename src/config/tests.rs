@@ -87,6 +87,7 @@ origins = ['https://app.example:8443', '*']
 key_file = '/etc/handsd/key'
 private_webhooks = true
 webhook_retry = '1s'
+unread_timeout = '2s'
 [log]
 filter = 'warn,handsd::engine=debug'
 format = 'json'
@@ -153,6 +154,7 @@ audit = '/audit'
             key: None,
             private_webhooks: true,
             webhook_retry: Duration::from_secs(1),
+            unread_timeout: Duration::from_secs(2),
         },
         log: LogConfig { filter: "warn,handsd::engine=debug".to_owned(), format: LogFormat::Json },
         auth: AuthConfig { clients: Vec::new(), audit: Some("/audit".into()) },
@@ -254,6 +256,7 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("http.key_file", "'key'"),
         ("http.private_webhooks", "'yes'"),
         ("http.webhook_retry", "'0s'"),
+        ("http.unread_timeout", "'100ms'"),
         ("log.filter", "'handsd=loud'"),
         ("network.default", "'bridge'"),
         ("network.default", "'host'"),

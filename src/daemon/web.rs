@@ -18,13 +18,12 @@ use crate::config::{Config, HttpConfig};
 use crate::store::Store;
 use crate::telemetry::chain;
 
-/// How long a client may leave unread what was sent to it. One that is slower is cut off, and comes back with a cursor.
-const UNREAD: Duration = Duration::from_secs(60);
-
 /// A listener that nobody has been let into yet.
 pub struct Web {
     listener: TcpListener,
     address: SocketAddr,
+    /// How long a client may leave unread what was sent to it. One that is slower is cut off, and comes back with a cursor.
+    unread: Duration,
 }
 
 impl Web {
@@ -37,7 +36,7 @@ impl Web {
         let failed = |source| DaemonError::Listen { address: address.to_string(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Some(Self { listener, address }))
+        Ok(Some(Self { listener, address, unread: config.http.unread_timeout }))
     }
 
     /// Where, with the port that was chosen for port 0.
@@ -47,7 +46,8 @@ impl Web {
 
     /// Serves until `stop`, and until the tasks that requests have begun are done.
     pub async fn serve(self, router: Router, tasks: TaskTracker, stop: CancellationToken) {
-        let server = axum::serve(self.listener.tap_io(tune), router);
+        let unread = self.unread;
+        let server = axum::serve(self.listener.tap_io(move |stream| tune(stream, unread)), router);
         if let Err(error) = server.with_graceful_shutdown(stop.cancelled_owned()).await {
             tracing::error!(error = %chain(&error), "a listener ended");
         }
@@ -69,8 +69,8 @@ pub async fn access(config: &Config, store: Store) -> Result<Access, DaemonError
 }
 
 /// A small answer does not wait for more to come with it, and a client that does not read is not waited for.
-fn tune(stream: &mut TcpStream) {
-    let unread = u32::try_from(UNREAD.as_millis()).unwrap_or(u32::MAX);
+fn tune(stream: &mut TcpStream, unread: Duration) {
+    let unread = u32::try_from(unread.as_millis()).unwrap_or(u32::MAX);
     let cut_off = nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &unread);
     if let Err(error) = stream.set_nodelay(true).and_then(|()| cut_off.map_err(io::Error::from)) {
         tracing::debug!(%error, "a connection stays as it is");
