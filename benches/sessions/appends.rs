@@ -64,6 +64,7 @@ async fn session(store: &Store) -> Result<(SessionId, u64)> {
         state: "{}".to_owned(),
         entries: Vec::new(),
         claims: Vec::new(),
+        destinations: Vec::new(),
     };
     match store.add_session(session).await? {
         Added::New(number) => Ok((id, number)),

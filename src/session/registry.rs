@@ -141,6 +141,7 @@ impl Sessions {
             created_at_ms: super::millis(SystemTime::now()),
         };
         let row = self.row(&id, &profile, wish.input, claims.into_iter().flatten().collect()).await?;
+        let row = Row { destinations: wish.destinations, ..row };
         match self.store().add_session(row).await.map_err(SessionError::Store)? {
             Added::New(_) => {
                 self.driver(&id)?;
@@ -179,6 +180,7 @@ impl Sessions {
             state: json(&state),
             entries: log::entries(&self.shared.context.contents, id, 0, &events, now).await?,
             claims,
+            destinations: Vec::new(),
         })
     }
 

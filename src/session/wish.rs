@@ -7,6 +7,7 @@ use super::SessionError;
 use super::agent::{Limits, bounded};
 use super::agents::AgentName;
 use super::event::Actor;
+use crate::ids::DestinationId;
 
 /// Longest text of a message, in bytes.
 const MAX_TEXT: usize = 512 << 10;
@@ -44,6 +45,9 @@ pub struct NewSession {
     pub key: Option<String>,
     /// A second request with the same key and content is answered as the first.
     pub idempotency_key: Option<String>,
+    /// Where its events are sent from the first on: ids and records, which are stored with it. They do not tell one wish
+    /// from another, as their secrets are sealed anew each time.
+    pub destinations: Vec<(DestinationId, String)>,
 }
 
 impl UserMessage {

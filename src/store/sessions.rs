@@ -7,8 +7,8 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::log::{self, LogEntry};
-use super::{Store, StoreError, bounded, id};
-use crate::ids::{SessionId, TurnId};
+use super::{Store, StoreError, bounded, id, webhooks};
+use crate::ids::{DestinationId, SessionId, TurnId};
 
 /// A session as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct NewSession {
     pub entries: Vec<LogEntry>,
     /// What the caller may say again; the value is the session's id.
     pub claims: Vec<Claim>,
+    /// Where its events are sent from the first on: ids and records.
+    pub destinations: Vec<(DestinationId, String)>,
 }
 
 /// What a caller may say twice: the same key with the same request means the same thing.
@@ -118,6 +120,7 @@ impl Store {
     pub async fn add_session(&self, session: NewSession) -> Result<Added, StoreError> {
         bounded("profile", &session.profile)?;
         bounded("state", &session.state)?;
+        session.destinations.iter().try_for_each(|(_, record)| bounded("record", record))?;
         self.write(move |connection| add(connection, &session)).await
     }
 
@@ -234,6 +237,9 @@ fn add(connection: &Connection, session: &NewSession) -> rusqlite::Result<Added>
     let row = (session.id.as_str(), &session.agent, session.status, &session.key, &session.profile, &session.state);
     let number = connection.prepare_cached(sql)?.insert(row)?.cast_unsigned();
     let claims = session.claims.clone();
+    for (id, record) in &session.destinations {
+        webhooks::add(connection, id, &session.id, record)?;
+    }
     make(connection, number, &Change { entries: session.entries.clone(), claims, ..Change::default() })?;
     Ok(Added::New(number))
 }

@@ -149,6 +149,17 @@ impl Store {
     }
 }
 
+/// Stores a destination of a session that has no events yet.
+pub(super) fn add(
+    connection: &Connection,
+    destination: &DestinationId,
+    session: &SessionId,
+    record: &str,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO destinations (id, session, record, cursor) VALUES (?1, ?2, ?3, 0)";
+    connection.prepare_cached(sql)?.execute((destination.as_str(), session.as_str(), record)).map(drop)
+}
+
 fn put_delivery(connection: &Connection, delivery: &StoredDelivery, cursor: Option<u64>) -> rusqlite::Result<()> {
     let StoredDelivery { id, destination, session, seq, record } = delivery;
     let sql = "INSERT INTO deliveries (id, destination, session, seq, record)

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{WebhookError, Webhooks};
+use super::{WebhookError, Webhooks, now_ms};
 use crate::ids::{DestinationId, SessionId};
 use crate::seal::Secret;
 use crate::session::Level;
@@ -19,7 +19,7 @@ const MAX_SECRET: usize = 512;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Change {
-    pub(super) url: Option<String>,
+    url: Option<String>,
     secret: Option<String>,
     level: Option<String>,
     types: Option<Vec<String>>,
@@ -38,6 +38,13 @@ pub struct Destination {
     pub record: DestinationRecord,
     /// Up to which `seq` events were taken, given up or not wanted.
     pub(super) cursor: u64,
+}
+
+/// A destination that was checked, of a session that there is not yet.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    pub(super) id: DestinationId,
+    pub(super) record: DestinationRecord,
 }
 
 /// What is stored of a destination.
@@ -86,7 +93,28 @@ impl DestinationRecord {
     }
 }
 
+impl Prepared {
+    /// What is stored of it.
+    #[must_use]
+    pub fn to_row(&self) -> (DestinationId, String) {
+        (self.id.clone(), serde_json::to_string(&self.record).expect("texts and numbers are JSON"))
+    }
+}
+
 impl Webhooks {
+    /// The record of a new destination, for the events behind a `seq`.
+    pub(super) fn record(
+        &self,
+        id: &DestinationId,
+        wish: Change,
+        after: u64,
+    ) -> Result<DestinationRecord, WebhookError> {
+        if wish.url.is_none() {
+            return Err(WebhookError::Invalid { field: "url", message: "is missing".to_owned() });
+        }
+        self.changed(id, DestinationRecord::empty(after, now_ms()), wish)
+    }
+
     /// A record with a change made to it.
     pub(super) fn changed(
         &self,

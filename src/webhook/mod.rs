@@ -35,10 +35,10 @@ pub mod plan;
 mod post;
 
 pub use delivery::{Delivery, DeliveryRecord, DeliveryStatus};
-pub use destination::{Change, Destination, DestinationRecord};
+pub use destination::{Change, Destination, DestinationRecord, Prepared};
 
 /// Destinations of one session.
-const MAX_DESTINATIONS: usize = 16;
+pub const MAX_DESTINATIONS: usize = 16;
 
 /// Where events may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,30 +145,35 @@ impl Webhooks {
         self.shared.tasks.wait().await;
     }
 
+    /// Checks a destination of a session that there is not yet. It is stored with it, in one write.
+    ///
+    /// # Errors
+    /// [`WebhookError::Invalid`], [`WebhookError::Seal`].
+    pub fn prepare(&self, wish: Change) -> Result<Prepared, WebhookError> {
+        let id = DestinationId::random();
+        let record = self.record(&id, wish, 0)?;
+        Ok(Prepared { id, record })
+    }
+
+    /// Begins to send to destinations that were stored with their session.
+    pub fn attach(&self, session: &SessionId, prepared: Vec<Prepared>) {
+        for Prepared { id, record } in prepared {
+            self.begin(&Destination { id, session: session.clone(), record, cursor: 0 });
+        }
+    }
+
     /// Makes a destination, for the events that come from now on.
     ///
     /// # Errors
     /// [`WebhookError::Invalid`], [`WebhookError::TooMany`], [`WebhookError::Session`], [`WebhookError::Store`].
     pub async fn create(&self, session: &SessionId, wish: Change) -> Result<Destination, WebhookError> {
         let head = self.shared.sessions.get(session).await.map_err(WebhookError::Session)?.head;
-        self.create_after(session, wish, head).await
-    }
-
-    /// The same, for the events behind a `seq`.
-    ///
-    /// # Errors
-    /// As [`Webhooks::create`].
-    pub async fn create_after(&self, session: &SessionId, wish: Change, seq: u64) -> Result<Destination, WebhookError> {
-        if wish.url.is_none() {
-            return Err(WebhookError::Invalid { field: "url", message: "is missing".to_owned() });
-        }
         if self.list(session).await?.len() >= MAX_DESTINATIONS {
             return Err(WebhookError::TooMany);
         }
         let id = DestinationId::random();
-        let empty = DestinationRecord::empty(seq, now_ms());
-        let record = self.changed(&id, empty, wish)?;
-        let destination = Destination { id, session: session.clone(), record, cursor: seq };
+        let record = self.record(&id, wish, head)?;
+        let destination = Destination { id, session: session.clone(), record, cursor: head };
         self.put(&destination).await?;
         self.begin(&destination);
         Ok(destination)

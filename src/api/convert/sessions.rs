@@ -116,6 +116,7 @@ pub fn new_session(request: proto::CreateSessionRequest) -> Result<NewSession, F
         metadata: object("metadata", request.metadata)?,
         key: some(request.key),
         idempotency_key: some(request.idempotency_key),
+        destinations: Vec::new(),
     })
 }
 

@@ -48,6 +48,15 @@ impl Problem {
         }
     }
 
+    /// The same about a field of a part of the body.
+    #[must_use]
+    pub fn within(self, part: &str) -> Self {
+        let Some(param) = self.param else { return self };
+        let message =
+            self.message.strip_prefix(&param).map_or(self.message.clone(), |rest| format!("{part}.{param}{rest}"));
+        Self { message, param: Some(format!("{part}.{param}")), ..self }
+    }
+
     /// Something that this node does not have.
     #[must_use]
     pub fn lacking(what: &str) -> Self {

@@ -17,6 +17,7 @@ use crate::api::http::sandboxes::idempotency_key;
 use crate::api::status::Fault;
 use crate::ids::TurnId;
 use crate::session::{Session, SessionFilter};
+use crate::webhook::{Change, MAX_DESTINATIONS, Prepared};
 
 /// Their routes.
 pub fn routes() -> Routes {
@@ -61,19 +62,30 @@ async fn create(
     Json(mut body): Json<CreateSession>,
 ) -> Result<(StatusCode, axum::Json<Value>), Problem> {
     let destinations = std::mem::take(&mut body.destinations);
-    let wish = body.into_wish(idempotency_key(&headers)?)?;
+    let destinations = prepare(&surface, destinations)?;
+    let wish = body.into_wish(idempotency_key(&headers)?, &destinations)?;
     let created = surface.sessions.create(wish).await.map_err(Fault::from)?;
     let session = created.session;
     // Those of a request that came before are there already.
     if created.is_new {
-        for destination in destinations {
-            surface.webhooks.create_after(&session.id, destination, 0).await?;
-        }
+        surface.webhooks.attach(&session.id, destinations);
     }
     let minted = tokens::mint(&surface, &session.id, &Scope::ALL, tokens::DEFAULT_TTL);
     let status = if created.is_new { StatusCode::CREATED } else { StatusCode::OK };
     let answer = json!({ "session": convert::session(&session), "client_token": minted.token, "sources": [] });
     Ok((status, axum::Json(answer)))
+}
+
+/// What is to be stored with a session. All of them are checked before there is one.
+fn prepare(surface: &Shared, wishes: Vec<Change>) -> Result<Vec<Prepared>, Problem> {
+    if wishes.len() > MAX_DESTINATIONS {
+        return Err(Problem::field("destinations", format!("are more than {MAX_DESTINATIONS}")));
+    }
+    let prepare = |(index, wish)| {
+        let within = |problem: Problem| problem.within(&format!("destinations[{index}]"));
+        surface.webhooks.prepare(wish).map_err(Problem::from).map_err(within)
+    };
+    wishes.into_iter().enumerate().map(prepare).collect()
 }
 
 async fn list(State(surface): State<Shared>, Query(query): Query<ListQuery>) -> Result<axum::Json<Value>, Problem> {

@@ -9,7 +9,7 @@ use crate::api::http::convert::time;
 use crate::api::http::problem::Problem;
 use crate::runtime::Usage;
 use crate::session::{Actor, ActorKind, NewSession, Session, Status, Turn, UserMessage};
-use crate::webhook;
+use crate::webhook::{self, Prepared};
 
 /// A session that is wanted.
 #[derive(Debug, Default, Deserialize)]
@@ -64,7 +64,7 @@ impl CreateSession {
     ///
     /// # Errors
     /// The first field that is wrong or that this node has nothing for.
-    pub fn into_wish(self, idempotency_key: Option<String>) -> Result<NewSession, Problem> {
+    pub fn into_wish(self, idempotency_key: Option<String>, destinations: &[Prepared]) -> Result<NewSession, Problem> {
         lacking("webhook", !self.webhook.is_null())?;
         lacking("sources", !self.sources.is_empty())?;
         lacking("revision", !self.revision.is_null())?;
@@ -85,6 +85,7 @@ impl CreateSession {
             metadata: self.metadata,
             key: self.key,
             idempotency_key,
+            destinations: destinations.iter().map(Prepared::to_row).collect(),
         })
     }
 }
