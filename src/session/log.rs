@@ -1,5 +1,6 @@
 //! Events on their way into the store and out of it.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::Stream;
@@ -10,7 +11,7 @@ use super::SessionError;
 use super::content::{Contents, INLINE, cut};
 use super::event::{Envelope, Event, Level, NewEvent};
 use crate::ids::{EventId, SessionId, TurnId};
-use crate::store::{LogEntry, LogQuery, Store};
+use crate::store::{Growth, LogEntry, LogQuery, News, Store};
 
 /// Events of a page that a follower reads at a time.
 const FOLLOWER_PAGE: usize = 256;
@@ -125,26 +126,35 @@ pub(super) fn follow(
         session: SessionId,
         number: u64,
         query: EventQuery,
-        page: std::vec::IntoIter<LogEntry>,
+        page: std::vec::IntoIter<Arc<LogEntry>>,
         /// Taken before the first page, so that nothing comes between the two.
-        grown: tokio::sync::watch::Receiver<u64>,
+        growth: Growth,
     }
-    let grown = store.follow_log(number);
-    let follower = Follower { store, session, number, query, page: Vec::new().into_iter(), grown };
+    let growth = store.follow_log(number);
+    let follower = Follower { store, session, number, query, page: Vec::new().into_iter(), growth };
     stream::unfold(Some(follower), |follower| async {
         let mut follower = follower?;
         loop {
             if let Some(entry) = follower.page.next() {
                 follower.query.after = entry.id.seq();
-                let event = event(&follower.session, entry);
+                let event = event(&follower.session, Arc::unwrap_or_clone(entry));
                 return Some((event, Some(follower)));
             }
-            follower.grown.borrow_and_update();
-            match follower.store.log(follower.number, follower.query.to_store(), FOLLOWER_PAGE).await {
-                Ok(page) if page.is_empty() => follower.grown.changed().await.ok()?,
-                Ok(page) => follower.page = page.into_iter(),
-                Err(error) => return Some((Err(SessionError::Store(error)), None)),
+            let query = follower.query.to_store();
+            let News { head, entries } = follower.growth.news(&query);
+            let entries = match entries {
+                Some(entries) => entries,
+                None => match follower.store.log(follower.number, query, FOLLOWER_PAGE).await {
+                    Ok(page) => page.into_iter().map(Arc::new).collect(),
+                    Err(error) => return Some((Err(SessionError::Store(error)), None)),
+                },
+            };
+            if entries.is_empty() {
+                // What was not wanted is not looked at again.
+                follower.query.after = follower.query.after.max(head);
+                follower.growth.changed().await?;
             }
+            follower.page = entries.into_iter();
         }
     })
 }

@@ -1,7 +1,6 @@
 //! Looking at sessions: all of it comes from the store, and wakes nobody.
 
 use futures_util::{Stream, StreamExt};
-use tokio::sync::watch;
 
 use super::event::Event;
 use super::log::{self, EventQuery};
@@ -139,14 +138,6 @@ impl Sessions {
         let number = self.stored(id).await?.number;
         let stop = self.stopping().cancelled_owned();
         Ok(log::follow(self.store().clone(), id.clone(), number, query).take_until(stop))
-    }
-
-    /// Changes whenever the log of a session has grown.
-    ///
-    /// # Errors
-    /// [`SessionError::NotFound`], [`SessionError::Store`].
-    pub async fn grown(&self, id: &SessionId) -> Result<watch::Receiver<u64>, SessionError> {
-        Ok(self.store().follow_log(self.stored(id).await?.number))
     }
 
     /// An event.

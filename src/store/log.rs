@@ -1,7 +1,7 @@
 //! The logs of sessions: entries with a gapless `seq` each, and who waits for more of them.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::types::Value;
@@ -13,6 +13,11 @@ use crate::ids::{EventId, TurnId};
 
 /// A page ends early when the texts in it have this many bytes, so that a reader's memory is bounded whatever `limit` is.
 const PAGE_BYTES: usize = 4 << 20;
+
+/// What is kept in memory of the end of a log that is followed: more than a turn brings while a follower is busy.
+const TAIL: usize = 128;
+/// And in bytes, which bounds what long bodies take.
+const TAIL_BYTES: usize = 256 << 10;
 
 /// An entry of a session's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,37 +49,106 @@ pub struct LogQuery {
     pub turn: Option<TurnId>,
 }
 
-/// Who follows which log. A leaf, locked for a few instructions.
+/// Who follows which log, and the end of each. A leaf, locked for a few instructions.
 #[derive(Debug, Default)]
-pub(super) struct Heads {
-    watched: Mutex<HashMap<u64, watch::Sender<u64>>>,
+pub(super) struct Tails {
+    watched: Mutex<HashMap<u64, watch::Sender<Tail>>>,
 }
 
-impl Heads {
-    /// Tells those who follow a log that it goes up to `head` now.
-    pub(super) fn publish(&self, session: u64, head: u64) {
+/// The end of a log that somebody follows: so a thousand followers do not read what was just written a thousand times.
+#[derive(Debug, Clone, Default)]
+struct Tail {
+    /// The newest `seq`; 0 before the first append that was followed.
+    head: u64,
+    /// What comes last, without gaps up to `head`.
+    entries: VecDeque<Arc<LogEntry>>,
+    /// Bytes of the texts in them.
+    bytes: usize,
+}
+
+impl Tails {
+    /// Tells those who follow a log what was appended to it.
+    pub(super) fn publish(&self, session: u64, head: u64, entries: &[LogEntry]) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = watched.get(&session) {
-            if sender.receiver_count() == 0 {
-                watched.remove(&session);
-            } else {
-                sender.send_replace(head);
-            }
+        let Some(sender) = watched.get(&session) else { return };
+        if sender.receiver_count() == 0 {
+            watched.remove(&session);
+        } else if !entries.is_empty() {
+            sender.send_modify(|tail| tail.push(head, entries));
         }
     }
 
-    fn follow(&self, session: u64) -> watch::Receiver<u64> {
+    fn follow(&self, session: u64) -> Growth {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.entry(session).or_insert_with(|| watch::Sender::new(0)).subscribe()
+        Growth(watched.entry(session).or_default().subscribe())
+    }
+}
+
+impl Tail {
+    fn push(&mut self, head: u64, entries: &[LogEntry]) {
+        self.head = head;
+        self.bytes += entries.iter().map(|entry| entry.body.len()).sum::<usize>();
+        self.entries.extend(entries.iter().cloned().map(Arc::new));
+        while self.entries.len() > TAIL || self.bytes > TAIL_BYTES {
+            let Some(first) = self.entries.pop_front() else { return };
+            self.bytes -= first.body.len();
+        }
+    }
+
+    /// The entries behind a `seq`; `None` if some of them are only in the store.
+    fn behind(&self, after: u64) -> Option<impl Iterator<Item = &Arc<LogEntry>>> {
+        let held = self.entries.len() as u64;
+        let has_all = self.head > 0 && after >= self.head - held;
+        has_all.then(|| self.entries.iter().filter(move |entry| entry.id.seq() > after))
+    }
+}
+
+/// Tells a follower of a log that it has grown.
+#[derive(Debug, Clone)]
+pub struct Growth(watch::Receiver<Tail>);
+
+impl Growth {
+    /// Waits until the log has grown since the last call of [`news`](Self::news). `None` when it never will again.
+    pub async fn changed(&mut self) -> Option<()> {
+        self.0.changed().await.ok()
+    }
+
+    /// What a query finds at the end of the log.
+    pub fn news(&mut self, query: &LogQuery) -> News {
+        let tail = self.0.borrow_and_update();
+        let found = tail.behind(query.after);
+        let entries = found.map(|found| found.filter(|entry| query.finds(entry)).cloned().collect());
+        News { head: tail.head, entries }
+    }
+}
+
+/// What a follower has not seen.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// The log goes at least up to here.
+    pub head: u64,
+    /// What the query finds up to there; `None` if the store has to be read for it.
+    pub entries: Option<Vec<Arc<LogEntry>>>,
+}
+
+impl LogQuery {
+    /// Whether it finds an entry, apart from where that is.
+    fn finds(&self, entry: &LogEntry) -> bool {
+        let is_kind = self.kind.as_deref().is_none_or(|kind| match kind.strip_suffix(".*") {
+            Some(beginning) => entry.kind.strip_prefix(beginning).is_some_and(|rest| rest.starts_with('.')),
+            None => entry.kind == kind,
+        });
+        is_kind && entry.level <= self.level && self.turn.as_ref().is_none_or(|turn| entry.turn.as_ref() == Some(turn))
     }
 }
 
 impl Store {
-    /// Changes whenever a log has grown. A follower takes this first, then reads pages with [`log`](Self::log) until one
-    /// is empty, and then waits for the next change: so none is missed.
+    /// Tells whenever a log has grown. A follower takes this first, then asks it for [`news`](Growth::news), and where it
+    /// has not all of them reads a page with [`log`](Self::log), until there are none, and then waits for the next change:
+    /// so none is missed.
     #[must_use]
-    pub fn follow_log(&self, session: u64) -> watch::Receiver<u64> {
-        self.shared.heads.follow(session)
+    pub fn follow_log(&self, session: u64) -> Growth {
+        self.shared.tails.follow(session)
     }
 
     /// The entries that a query finds, in order: at most `limit`, and fewer where they are large. For a `limit` above 0,
@@ -168,4 +242,57 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<LogEntry> {
         turn,
         body: row.get(5)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SessionId;
+
+    fn entries(session: &SessionId, seqs: std::ops::RangeInclusive<u64>, length: usize) -> Vec<LogEntry> {
+        let entry = |seq| LogEntry {
+            id: EventId::of(session, seq),
+            at: UNIX_EPOCH,
+            level: u8::from(seq % 2 == 0),
+            kind: if seq % 2 == 0 { "tool.call" } else { "turn.started" }.to_owned(),
+            turn: None,
+            body: "x".repeat(length),
+        };
+        seqs.map(entry).collect()
+    }
+
+    fn seqs(news: &News) -> Option<Vec<u64>> {
+        news.entries.as_ref().map(|entries| entries.iter().map(|entry| entry.id.seq()).collect())
+    }
+
+    #[test]
+    fn a_follower_has_what_was_appended_and_is_sent_to_the_store_for_the_rest() {
+        let (tails, session) = (Tails::default(), SessionId::random());
+        let mut growth = tails.follow(7);
+        let all = |after| LogQuery { after, level: 3, kind: None, turn: None };
+        assert_eq!(seqs(&growth.news(&all(0))), None, "what was there before is not known");
+        tails.publish(7, 5, &entries(&session, 4..=5, 1));
+        assert_eq!(seqs(&growth.news(&all(2))), None);
+        assert_eq!(seqs(&growth.news(&all(3))), Some(vec![4, 5]));
+        assert_eq!(seqs(&growth.news(&all(4))), Some(vec![5]));
+        assert_eq!(seqs(&growth.news(&all(5))), Some(vec![]));
+        assert_eq!(seqs(&growth.news(&LogQuery { level: 0, ..all(3) })), Some(vec![5]));
+        assert_eq!(seqs(&growth.news(&LogQuery { kind: Some("tool.*".to_owned()), ..all(3) })), Some(vec![4]));
+        assert_eq!(seqs(&growth.news(&LogQuery { kind: Some("tool".to_owned()), ..all(3) })), Some(vec![]));
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_in_entries_and_in_bytes() {
+        let (tails, session) = (Tails::default(), SessionId::random());
+        let mut growth = tails.follow(7);
+        let held = |growth: &mut Growth| (growth.0.borrow().entries.len(), growth.0.borrow().bytes);
+        tails.publish(7, 1_000, &entries(&session, 1..=1_000, 1));
+        assert_eq!(held(&mut growth), (TAIL, TAIL));
+        tails.publish(7, 1_003, &entries(&session, 1_001..=1_003, TAIL_BYTES / 2));
+        assert_eq!(held(&mut growth), (2, TAIL_BYTES));
+        tails.publish(7, 1_004, &entries(&session, 1_004..=1_004, TAIL_BYTES + 1));
+        assert_eq!(held(&mut growth), (0, 0));
+        let news = growth.news(&LogQuery { after: 1_003, level: 3, kind: None, turn: None });
+        assert_eq!((news.head, seqs(&news)), (1_004, None));
+    }
 }

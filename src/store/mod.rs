@@ -50,11 +50,11 @@ pub use agents::StoredAgent;
 pub use credentials::StoredCredential;
 pub use error::StoreError;
 pub use events::{NewEvent, StoredEvent};
-pub use log::{LogEntry, LogQuery};
+pub use log::{Growth, LogEntry, LogQuery, News};
 pub use sessions::{Added, Change, Claim, NewSession, SessionQuery, StoredSession};
 pub use webhooks::{StoredDelivery, StoredDestination};
 
-use log::Heads;
+use log::Tails;
 use readers::Readers;
 use writer::Request;
 
@@ -83,7 +83,7 @@ struct Shared {
     requests: mpsc::Sender<Request>,
     newest: watch::Receiver<u64>,
     readers: Readers,
-    heads: Heads,
+    tails: Tails,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -124,7 +124,7 @@ impl Store {
                 requests,
                 newest,
                 readers,
-                heads: Heads::default(),
+                tails: Tails::default(),
                 writer: Mutex::new(Some(writer)),
             }),
         })

@@ -4,6 +4,8 @@
 //! at all. `head`, the `seq` of the newest entry, is checked with each change; so if two ever wrote, the second would be
 //! refused ([`StoreError::Overtaken`]) instead of making a log with a gap or a fork.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::log::{self, LogEntry};
@@ -135,12 +137,15 @@ impl Store {
         for entry in &change.entries {
             bounded("body", &entry.body)?;
         }
-        let head = change.next_head();
-        let changed = self.write(move |connection| make(connection, number, &change)).await?;
-        if !changed {
+        let change = Arc::new(change);
+        let changed = self.write({
+            let change = Arc::clone(&change);
+            move |connection| make(connection, number, &change)
+        });
+        if !changed.await? {
             return Err(StoreError::Overtaken);
         }
-        self.shared.heads.publish(number, head);
+        self.shared.tails.publish(number, change.next_head(), &change.entries);
         Ok(())
     }
 
