@@ -6,6 +6,7 @@
 //! | `credentials` | keys of model providers |
 //! | `exec` | commands over WebSockets, as far as the client of the sandbox API does not go |
 //! | `sandboxes` | sandboxes as an event stream, and their timeouts |
+//! | `sse` | event streams and pages of sessions, and what is stored with one |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 #[path = "../support/mod.rs"]
@@ -15,3 +16,4 @@ mod access;
 mod credentials;
 mod exec;
 mod sandboxes;
+mod sse;

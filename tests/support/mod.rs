@@ -14,6 +14,7 @@
 //! | `probe` | a GET without a key, and what comes back |
 //! | `leftovers` | what a daemon can leave behind, and how it is removed |
 //! | `session` | [`Session`]: a session of a scripted agent, whose log is held to its contract as it is read |
+//! | `sse` | a session's event stream over a plain connection |
 //! | `process` | what /proc says of a process |
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
@@ -46,6 +47,7 @@ mod rootfs;
 pub mod run;
 mod sandbox;
 pub mod session;
+pub mod sse;
 
 /// Long enough for what takes milliseconds on a machine that is busy with other things.
 pub const SOON: Duration = Duration::from_secs(30);

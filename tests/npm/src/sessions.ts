@@ -151,6 +151,7 @@ await test("a stream that is cut ten times has every event once", async () => {
 });
 
 await test("what this node does not have says so", async () => {
-  await assert.rejects(oc.agents.create({ name: "x", prompt: "", model: "", runtime: "script", key: "sk-1" }), /does not have key/);
+  const managed = { name: "x", prompt: "", model: "", runtime: "script", credential: "managed" as const };
+  await assert.rejects(oc.agents.create(managed), /no managed keys/);
   await assert.rejects(oc.agents.create({ name: "x", prompt: "", model: "", runtime: "flue" }), /flue/);
 });
