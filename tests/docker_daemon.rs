@@ -1,166 +1,201 @@
-//! The daemon on the Docker engine, as a black box.
+//! The daemon on the Docker engine, as a black box: what others do to its containers and to dockerd.
+//!
+//! What holds on every engine is in the tests of the native one, which the gate runs on Docker too.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 use std::sync::Arc;
-use std::time::Duration;
 
-use handsd::client::{self, Address};
-use tokio::time::{Instant, interval};
+use handsd::api::proto::exited::Reason;
+use handsd::api::proto::{CreateSandboxRequest, ErrorReason, Limits, NodeInfoRequest, Phase};
+use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use dockerd::Dockerd;
+use support::dockerd::Dockerd;
+use support::engine::container;
+use support::{Daemon, Engine, Options, SOON, Sandbox, argv, eventually, expect, fault, process, refusal, shell};
 
-#[path = "support/dockerd.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod dockerd;
-#[path = "support/rootfs.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod rootfs;
-
-/// Long enough for what takes milliseconds on a machine that is busy with other things, and for the daemon to look at
-/// its engine.
-const SOON: Duration = Duration::from_secs(60);
+mod support;
 
 /// A daemon with a dockerd of its own.
-struct Daemon {
-    process: Child,
-    directory: tempfile::TempDir,
-    dockerd: Arc<Dockerd>,
+async fn start(arguments: &'static [&'static str]) -> Option<(Arc<Dockerd>, Daemon)> {
+    let (dockerd, engine) = Engine::docker(arguments).await?;
+    let daemon = Daemon::start_with(Options { engine: Some(engine), ..Options::default() }).await?;
+    Some((dockerd, daemon))
 }
 
-impl Daemon {
-    async fn start() -> Option<Self> {
-        let dockerd = tokio::task::spawn_blocking(|| Dockerd::start(&[])).await.unwrap()?;
-        let directory = tempfile::tempdir().unwrap();
-        rootfs::write_tar(directory.path());
-        let process = handsd(directory.path(), &dockerd, &["serve", "--http", "off"])
-            .arg("--grpc")
-            .arg(format!("unix:{}", socket(directory.path()).display()))
-            .spawn()
-            .unwrap();
-        let daemon = Self { process, directory, dockerd: Arc::new(dockerd) };
-        eventually(|| async { daemon.hands(&["info"]).status.success() }).await;
-        Some(daemon)
-    }
-
-    /// Another command of the same program on the same state.
-    fn handsd(&self, arguments: &[&str]) -> Output {
-        handsd(self.directory.path(), &self.dockerd, arguments)
-            .stderr(Stdio::piped())
-            .stdout(Stdio::piped())
-            .output()
-            .unwrap()
-    }
-
-    fn hands(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hands"));
-        command.arg("--addr").arg(format!("unix:{}", socket(self.directory.path()).display()));
-        command.args(arguments).stdin(Stdio::null()).output().unwrap()
-    }
-
-    /// What a command prints that has to succeed.
-    #[track_caller]
-    fn text(&self, arguments: &[&str]) -> String {
-        let output = self.hands(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
-    }
-
-    async fn health(&self, service: &str) -> ServingStatus {
-        let address: Address = format!("unix:{}", socket(self.directory.path()).display()).parse().unwrap();
-        let channel = client::connect(&address).await.unwrap();
-        let request = HealthCheckRequest { service: service.to_owned() };
-        HealthClient::new(channel).check(request).await.unwrap().into_inner().status()
-    }
-
-    fn containers(&self) -> String {
-        let answer = self.dockerd.get("/containers/json?all=1");
-        answer.rsplit("\r\n").find(|line| line.starts_with('[')).unwrap_or_default().trim().to_owned()
-    }
+async fn on_dockerd(dockerd: &Arc<Dockerd>, act: fn(&Dockerd)) {
+    let dockerd = Arc::clone(dockerd);
+    tokio::task::spawn_blocking(move || act(&dockerd)).await.unwrap();
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.dockerd.resume();
-        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.process.wait();
-    }
+async fn health(daemon: &Daemon, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    HealthClient::new(daemon.connect().await).check(request).await.unwrap().into_inner().status()
 }
 
-fn socket(directory: &Path) -> PathBuf {
-    directory.join("handsd.sock")
+/// Waits until the daemon says so of the service that needs the engine; that of runs does not.
+async fn healthy(daemon: &Daemon, status: ServingStatus) {
+    eventually(SOON * 2, || async {
+        let now = health(daemon, "hands.v1.Sandboxes").await;
+        expect(now == status, format!("{now:?}"))
+    })
+    .await;
+    assert_eq!(health(daemon, "hands.v1.Hands").await, ServingStatus::Serving);
 }
 
-fn handsd(directory: &Path, dockerd: &Dockerd, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_handsd"));
-    command
-        .args(arguments)
-        .args(["--engine", "docker", "--state-dir"])
-        .arg(directory.join("state"))
-        .arg("--image")
-        .arg(format!("tar:{}", directory.join("rootfs.tar").display()))
-        .env("DOCKER_HOST", format!("unix://{}", dockerd.socket().display()))
-        .stdin(Stdio::null());
-    command
+async fn becomes(sandbox: &Sandbox, phase: Phase) {
+    eventually(SOON, || async {
+        let now = sandbox.get().await.unwrap();
+        expect(now.phase() == phase, format!("{now:?}"))
+    })
+    .await;
 }
 
-async fn eventually<F: Future<Output = bool>>(condition: impl Fn() -> F) {
-    let (until, mut ticks) = (Instant::now() + SOON, interval(Duration::from_millis(50)));
-    while !condition().await {
-        assert!(Instant::now() < until, "it does not happen");
-        ticks.tick().await;
-    }
+async fn refuses_creates(daemon: &Daemon) {
+    let refused = Sandbox::create(daemon, CreateSandboxRequest::default()).await;
+    assert_eq!(refusal(refused), fault(Code::Unavailable, ErrorReason::EngineUnavailable));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread")]
 async fn sandboxes_of_docker_are_used_as_all_others() {
-    let Some(daemon) = Daemon::start().await else { return };
-    assert!(daemon.text(&["info"]).contains("docker"));
-    let id = daemon.text(&["create", "--user", "agent", "--env", "A=b", "--memory", "256MiB"]);
-    assert_eq!(daemon.text(&["bash", &id, "id -un; echo $A; pwd"]), "agent\nb\n/workspace");
-    let refused = daemon.hands(&["create", "--image", "host"]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("ARGUMENT_INVALID"));
-    daemon.text(&["destroy", &id]);
-    assert_eq!(daemon.containers(), "[]");
+    let Some((dockerd, daemon)) = start(&[]).await else { return };
+    assert_eq!(daemon.node().info(NodeInfoRequest {}).await.unwrap().into_inner().engine, "docker");
+    let request = CreateSandboxRequest {
+        user: "agent".to_owned(),
+        env: [("A".to_owned(), "b".to_owned())].into(),
+        limits: Some(Limits { memory_bytes: 256 << 20, ..Limits::default() }),
+        ..CreateSandboxRequest::default()
+    };
+    let sandbox = Sandbox::create(&daemon, request).await.unwrap();
+    assert_eq!(sandbox.read("id -un; echo $A; pwd").await, "agent\nb\n/workspace");
+    let of_the_node = CreateSandboxRequest { image: "host".to_owned(), ..CreateSandboxRequest::default() };
+    let refused = Sandbox::create(&daemon, of_the_node).await;
+    assert_eq!(refusal(refused), fault(Code::InvalidArgument, ErrorReason::ArgumentInvalid));
+    sandbox.destroy().await.unwrap();
+    assert_eq!(daemon.leftovers(), Vec::<String>::new());
+    assert_eq!(dockerd.json("/containers/json?all=1").as_array().map(Vec::len), Some(0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_somebody_kills_is_a_crash_that_is_told_at_once() {
+    let Some((dockerd, daemon)) = start(&[]).await else { return };
+    let sandbox = daemon.sandbox().await;
+    sandbox.bash("echo kept > file").await;
+    let mut run = sandbox.start(shell("echo before; sleep 1000")).await.unwrap();
+    run.read_until("before\n").await.unwrap();
+    dockerd.order(&container(&daemon.state(), &sandbox), "kill");
+    let outcome = run.finish().await.unwrap();
+    assert_eq!((outcome.reason(), outcome.exited.status), (Reason::SandboxLost, None));
+    becomes(&sandbox, Phase::Crashed).await;
+    let failure = sandbox.get().await.unwrap().failure.unwrap();
+    assert_eq!(failure.reason, ErrorReason::SandboxLost.as_str_name());
+    assert!(failure.message.contains("Docker says that it ended with code 137"), "{failure:?}");
+    assert_eq!(sandbox.read("cat file").await, "kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_somebody_pauses_sleeps_and_is_woken_by_whoever_needs_it() {
+    let Some((dockerd, daemon)) = start(&[]).await else { return };
+    let sandbox = daemon.sandbox().await;
+    let run = sandbox.start(shell("while [ ! -e go ]; do sleep 0.01; done; echo went; exit 3")).await.unwrap();
+    let container = container(&daemon.state(), &sandbox);
+    dockerd.order(&container, "pause");
+    becomes(&sandbox, Phase::Hibernated).await;
+    dockerd.order(&container, "unpause");
+    becomes(&sandbox, Phase::Running).await;
+    dockerd.order(&container, "pause");
+    becomes(&sandbox, Phase::Hibernated).await;
+    assert_eq!(sandbox.read("touch go; echo awake").await, "awake");
+    assert_eq!(sandbox.get().await.unwrap().phase(), Phase::Running);
+    let outcome = run.finish().await.unwrap();
+    assert_eq!((outcome.code(), outcome.stdout_text().as_str()), (Some(3), "went\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_kernel_ends_for_want_of_memory_is_told() {
+    let Some((_dockerd, daemon)) = start(&[]).await else { return };
+    let limits = Some(Limits { memory_bytes: 32 << 20, ..Limits::default() });
+    let sandbox = Sandbox::create(&daemon, CreateSandboxRequest { limits, ..Default::default() }).await.unwrap();
+    let outcome = sandbox.run(argv(&["tail", "/dev/zero"])).await.unwrap();
+    assert_eq!(outcome.reason(), Reason::OomKilled);
+    eventually(SOON, || async { expect(daemon.log().contains("for want of memory"), "it says nothing") }).await;
+    assert_eq!(sandbox.read("echo alive").await, "alive");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_docker_hangs_health_is_degraded_and_sandboxes_are_not() {
-    let Some(daemon) = Daemon::start().await else { return };
-    let id = daemon.text(&["create"]);
-    assert_eq!(daemon.health("hands.v1.Sandboxes").await, ServingStatus::Serving);
-    daemon.dockerd.suspend();
-    eventually(|| async { daemon.health("hands.v1.Sandboxes").await == ServingStatus::NotServing }).await;
-    assert_eq!(daemon.health("hands.v1.Hands").await, ServingStatus::Serving);
-    assert_eq!(daemon.text(&["bash", &id, "echo alive"]), "alive");
-    let refused = daemon.hands(&["create"]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("ENGINE_UNAVAILABLE"));
-    daemon.dockerd.resume();
-    eventually(|| async { daemon.health("hands.v1.Sandboxes").await == ServingStatus::Serving }).await;
-    let another = daemon.text(&["create"]);
-    assert_eq!(daemon.text(&["bash", &another, "echo again"]), "again");
+    let Some((dockerd, daemon)) = start(&[]).await else { return };
+    let sandbox = daemon.sandbox().await;
+    healthy(&daemon, ServingStatus::Serving).await;
+    on_dockerd(&dockerd, Dockerd::suspend).await;
+    healthy(&daemon, ServingStatus::NotServing).await;
+    assert_eq!(sandbox.read("echo alive").await, "alive");
+    refuses_creates(&daemon).await;
+    on_dockerd(&dockerd, Dockerd::resume).await;
+    healthy(&daemon, ServingStatus::Serving).await;
+    assert_eq!(daemon.sandbox().await.read("echo again").await, "again");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread")]
+async fn with_live_restore_nothing_is_lost_when_docker_is_killed_and_it_is_heard_again() {
+    let Some((dockerd, daemon)) = start(&["--live-restore"]).await else { return };
+    let sandbox = daemon.sandbox().await;
+    let init = daemon.init(&sandbox);
+    let run = sandbox.start(shell("while [ ! -e go ]; do sleep 0.01; done; echo went; exit 3")).await.unwrap();
+    on_dockerd(&dockerd, Dockerd::kill).await;
+    healthy(&daemon, ServingStatus::NotServing).await;
+    assert_eq!(sandbox.read("echo meanwhile").await, "meanwhile");
+    refuses_creates(&daemon).await;
+    on_dockerd(&dockerd, Dockerd::restart).await;
+    healthy(&daemon, ServingStatus::Serving).await;
+    assert_eq!((daemon.init(&sandbox), sandbox.get().await.unwrap().phase()), (init, Phase::Running));
+    // By the stream of events, or by the look that is taken before it is there again.
+    dockerd.order(&container(&daemon.state(), &sandbox), "pause");
+    becomes(&sandbox, Phase::Hibernated).await;
+    assert_eq!(sandbox.read("touch go; echo awake").await, "awake");
+    assert_eq!(run.finish().await.unwrap().code(), Some(3));
+    assert_eq!(daemon.sandbox().await.read("echo again").await, "again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_live_restore_what_a_restarted_docker_ends_is_lost_and_starts_again_on_its_files() {
+    let Some((dockerd, daemon)) = start(&[]).await else { return };
+    let sandbox = daemon.sandbox().await;
+    let init = daemon.init(&sandbox);
+    let mut run = sandbox.start(shell("echo kept > file; echo before; sleep 1000")).await.unwrap();
+    run.read_until("before\n").await.unwrap();
+    on_dockerd(&dockerd, Dockerd::kill).await;
+    healthy(&daemon, ServingStatus::NotServing).await;
+    // Nobody has told the container yet.
+    assert_eq!(sandbox.read("cat file").await, "kept");
+    on_dockerd(&dockerd, Dockerd::restart).await;
+    let outcome = run.finish().await.unwrap();
+    assert_eq!((outcome.reason(), outcome.exited.status), (Reason::SandboxLost, None));
+    assert!(!process::is_alive(init));
+    becomes(&sandbox, Phase::Crashed).await;
+    assert_eq!(sandbox.get().await.unwrap().failure.unwrap().reason, ErrorReason::SandboxLost.as_str_name());
+    healthy(&daemon, ServingStatus::Serving).await;
+    assert_eq!(sandbox.read("cat file").await, "kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_no_record_names_is_listed_by_a_dry_run_and_then_removed() {
-    let Some(mut daemon) = Daemon::start().await else { return };
-    let id = daemon.text(&["create"]);
-    assert!(!daemon.handsd(&["gc", "--dry-run"]).status.success(), "the daemon runs");
-    daemon.process.kill().unwrap();
-    daemon.process.wait().unwrap();
-    // What is on record waits for the next daemon.
-    assert!(daemon.handsd(&["gc"]).stdout.is_empty());
-    assert!(daemon.containers().contains(&id));
-    std::fs::remove_file(daemon.directory.path().join("state/store.db")).unwrap();
+    let Some((dockerd, mut daemon)) = start(&[]).await else { return };
+    let sandbox = daemon.sandbox().await;
+    assert!(!daemon.handsd(&["gc", "--dry-run"]).output().unwrap().status.success(), "the daemon runs");
+    daemon.kill();
     let listed = |output: Output| String::from_utf8(output.stdout).unwrap().trim_end().to_owned();
-    assert_eq!(listed(daemon.handsd(&["gc", "--dry-run"])), id);
-    assert!(daemon.containers().contains(&id));
-    assert_eq!(listed(daemon.handsd(&["gc"])), id);
-    assert_eq!(daemon.containers(), "[]");
-    assert_eq!(listed(daemon.handsd(&["gc", "--dry-run"])), "");
+    let is_there = || dockerd.get("/containers/json?all=1").contains(&sandbox.id);
+    // What is on record waits for the next daemon.
+    assert_eq!(listed(daemon.handsd(&["gc"]).output().unwrap()), "");
+    assert!(is_there());
+    std::fs::remove_file(daemon.state().join("store.db")).unwrap();
+    assert_eq!(listed(daemon.handsd(&["gc", "--dry-run"]).output().unwrap()), sandbox.id);
+    assert!(is_there());
+    assert_eq!(listed(daemon.handsd(&["gc"]).output().unwrap()), sandbox.id);
+    assert!(!is_there());
+    assert_eq!(listed(daemon.handsd(&["gc", "--dry-run"]).output().unwrap()), "");
 }

@@ -24,17 +24,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::models::{ContainerState, ContainerSummary, SystemInfo};
-use bollard::query_parameters::WaitContainerOptionsBuilder;
-use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 
 use super::cgroup;
 use super::nat::{self, Nat};
-use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo};
+use super::{
+    Engine, EngineError, Found, Happening, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo,
+};
 use crate::guest::agent::files::remove_abandoned;
 use crate::guest::binary::GUEST;
 use crate::ids::SandboxId;
-use client::{Client, call};
+use client::Client;
 use container::Parts;
 use images::{Image, Images};
 use readiness::Lookout;
@@ -43,6 +44,7 @@ mod client;
 mod container;
 mod credentials;
 mod digests;
+mod events;
 mod images;
 mod readiness;
 mod seccomp;
@@ -51,6 +53,9 @@ const NAME: &str = "docker";
 
 /// How long a container that somebody else has begun to remove may take to be gone.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long Docker may take to hear of an end that everybody else has heard of. It takes some ten milliseconds.
+const HEARSAY_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What the operator chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -290,14 +295,7 @@ impl Docker {
         for container in self.client.list(container::labels(&self.instance, Some(id))).await? {
             let Some(container) = container.id else { continue };
             if !self.client.remove(&container).await? {
-                let options = WaitContainerOptionsBuilder::new().condition("removed").build();
-                let mut waiting = self.client.raw().wait_container(&container, Some(options)).boxed();
-                // However it answers: the container is gone, or was before it was asked for.
-                let gone = async {
-                    waiting.next().await;
-                    Ok(())
-                };
-                call("wait for the container's removal", REMOVAL_DEADLINE, gone).await?;
+                self.client.wait(&container, "removed", REMOVAL_DEADLINE).await?;
             }
         }
         Ok(())
@@ -385,6 +383,8 @@ impl Engine for Docker {
     }
 
     async fn post_mortem(&self, id: &SandboxId) -> Option<String> {
+        // If it does not in time, that is what it says.
+        let _ = self.client.wait(&self.name(id), "not-running", HEARSAY_DEADLINE).await;
         match self.state(id).await.ok()? {
             Some(state) => Some(container::describe_end(&state)),
             None => Some("Docker has no such container any more".to_owned()),
@@ -403,6 +403,10 @@ impl Engine for Docker {
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+
+    async fn watch(&self, tell: mpsc::Sender<Happening>) {
+        events::watch(&self.client, &self.instance, tell).await;
     }
 }
 

@@ -13,6 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 
 use crate::guest::readiness;
 use crate::ids::SandboxId;
@@ -140,6 +141,28 @@ pub enum Found {
     Nothing,
 }
 
+/// What an engine tells without having been asked. It is a reason to look, and may be of the daemon's own doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// Something has happened to a sandbox.
+    To(SandboxId, Change),
+    /// Something may have happened to any of them while nobody could tell.
+    Missed,
+}
+
+/// What can happen to a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Its processes have ended.
+    Ended,
+    /// The kernel has ended one of its processes for want of memory.
+    OutOfMemory,
+    /// Its processes stand still.
+    Frozen,
+    /// They go on.
+    Thawed,
+}
+
 /// A process on the node, by its descriptor.
 #[derive(Debug)]
 pub struct Process(AsyncFd<OwnedFd>);
@@ -252,6 +275,9 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// See [`EngineError`].
     async fn list(&self) -> Result<Vec<SandboxId>, EngineError>;
+
+    /// Tells what happens to sandboxes, whoever does it, until nobody listens any more. Cancel-safe.
+    async fn watch(&self, tell: mpsc::Sender<Happening>);
 }
 
 /// Undoes what has failed half-way. The first error is the one to tell; what is left all the same is found later.

@@ -27,6 +27,7 @@ use crate::store::StoreError;
 use crate::telemetry::chain;
 
 mod adoption;
+mod look;
 mod ports;
 mod sleep;
 
@@ -243,6 +244,7 @@ impl Driver {
         let (result, reply) = match order {
             Order::Hibernate(tier, reply) => (self.hibernate_now(tier).await, reply),
             Order::Wake(reply) => (self.wake().await, reply),
+            Order::Look(reply) => (self.look().await, reply),
             Order::SetLimits(limits, reply) => (self.set_limits(limits).await, reply),
             Order::SetNetwork(policy, reply) => (self.set_network(policy).await, reply),
             Order::SetIdle(idle, reply) => (self.set_idle(idle).await, reply),

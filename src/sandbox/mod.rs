@@ -28,6 +28,7 @@ use state::{Failure, Phase, Tier};
 mod connection;
 mod drain;
 mod driver;
+mod happenings;
 mod idle;
 mod live;
 pub mod policy;
@@ -40,6 +41,7 @@ pub mod state;
 
 pub use connection::{Connection, ForwardError};
 pub use drain::Progress;
+pub use happenings::attend;
 pub use idle::Lease;
 pub use reconcile::{reconcile, strangers};
 pub use registry::Sandboxes;
@@ -57,6 +59,7 @@ type Reply = oneshot::Sender<Result<(), SandboxError>>;
 enum Order {
     Hibernate(Tier, Reply),
     Wake(Reply),
+    Look(Reply),
     SetLimits(Limits, Reply),
     SetNetwork(Policy, Reply),
     SetIdle(IdleTimeout, Reply),
@@ -379,6 +382,14 @@ impl Sandbox {
     /// [`SandboxError::Store`].
     pub async fn wake(&self) -> Result<(), SandboxError> {
         self.order(Order::Wake).await
+    }
+
+    /// Has its driver look whether somebody else has put it to sleep, woken it or ended it.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`], [`SandboxError::Engine`], [`SandboxError::Guest`].
+    async fn look(&self) -> Result<(), SandboxError> {
+        self.order(Order::Look).await
     }
 
     /// Changes its limits; those left out stay.

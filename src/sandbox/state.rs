@@ -14,6 +14,9 @@
 //!     └───────────────────────┘ could not be removed; Destroy tries again
 //! ```
 //!
+//! Where the engine's own tools are used on a sandbox, one that runs is found frozen, and one that is frozen is found awake:
+//! that is seen, and needs no step of the daemon's.
+//!
 //! A phase that ends in -ing says what is being done, and is stored before it is begun; the others say what was seen, and
 //! are stored after. A hibernation or a wake that fails goes back to where it began; neither ever destroys anything.
 //! `Destroyed` is terminal. A sandbox that could not be made is removed by its own driver: nobody has its id.
@@ -21,6 +24,8 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::engine::Change;
 
 /// Where a sandbox stands. Only what was observed is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,9 +125,9 @@ impl Phase {
             }
             (Self::Running | Self::Hibernated(Tier::Frozen), Observation::HibernateBegun) => Some(Self::Hibernating),
             (Self::Hibernating, Observation::Asleep(tier)) => Some(Self::Hibernated(tier)),
-            (Self::Hibernating, Observation::HibernateFailed) | (Self::Waking(_), Observation::Awake) => {
-                Some(Self::Running)
-            }
+            (Self::Running, Observation::Asleep(Tier::Frozen)) => Some(Self::Hibernated(Tier::Frozen)),
+            (Self::Hibernating, Observation::HibernateFailed)
+            | (Self::Waking(_) | Self::Hibernated(Tier::Frozen), Observation::Awake) => Some(Self::Running),
             (Self::Hibernated(tier), Observation::WakeBegun) => Some(Self::Waking(*tier)),
             (Self::Crashed(_), Observation::WakeBegun) => Some(Self::Waking(Tier::Stopped)),
             (Self::Waking(tier), Observation::WakeFailed) => Some(Self::Hibernated(*tier)),
@@ -152,6 +157,17 @@ impl Phase {
             | Self::Failed(_)
             | Self::Destroying
             | Self::Destroyed => false,
+        }
+    }
+
+    /// Whether a change is one that the daemon has neither made nor is making, and so a reason to look.
+    #[must_use]
+    pub fn is_surprised_by(&self, change: Change) -> bool {
+        match change {
+            Change::Ended => self.has_guest(),
+            Change::Frozen => matches!(self, Self::Running),
+            Change::Thawed => matches!(self, Self::Hibernated(Tier::Frozen)),
+            Change::OutOfMemory => false,
         }
     }
 
@@ -292,6 +308,18 @@ mod tests {
         assert_eq!(stopped, Phase::Hibernated(Tier::Stopped));
         assert!(stopped.after(Observation::HibernateBegun).is_none());
         assert!(stopped.after(Observation::GuestGone("nobody".into())).is_none());
+    }
+
+    #[test]
+    fn what_somebody_else_froze_is_asleep_and_what_somebody_else_thawed_is_awake() {
+        assert!(Phase::Running.is_surprised_by(Change::Frozen) && !Phase::Running.is_surprised_by(Change::Thawed));
+        let asleep = Phase::Running.after(Observation::Asleep(Tier::Frozen)).unwrap();
+        assert_eq!(asleep, Phase::Hibernated(Tier::Frozen));
+        assert!(asleep.is_surprised_by(Change::Thawed) && !asleep.is_surprised_by(Change::Frozen));
+        assert_eq!(asleep.after(Observation::Awake), Some(Phase::Running));
+        // What is being done is no surprise.
+        assert!(!Phase::Hibernating.is_surprised_by(Change::Frozen));
+        assert!(!Phase::Waking(Tier::Frozen).is_surprised_by(Change::Thawed));
     }
 
     #[test]

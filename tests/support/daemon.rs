@@ -35,6 +35,8 @@ pub struct Options {
     pub http: bool,
     /// The point of [`handsd::crash`] where it dies; those that are started after it live on.
     pub crash_at: Option<&'static str>,
+    /// Its engine, if not the one that all tests are run on.
+    pub engine: Option<Engine>,
 }
 
 /// A daemon. When it is dropped it is told to end, and has to end well and leave nothing; after a panic it is killed, and
@@ -66,7 +68,10 @@ impl Daemon {
         if !super::is_root() {
             return None;
         }
-        let engine = Engine::chosen().await?;
+        let engine = match &options.engine {
+            Some(engine) => engine.clone(),
+            None => Engine::chosen().await?,
+        };
         let directory = tempfile::Builder::new()
             .prefix("handsd-test-")
             .tempdir_in(options.place.clone().unwrap_or_else(std::env::temp_dir));
@@ -133,6 +138,14 @@ impl Daemon {
     /// The key of its HTTP surface.
     pub fn key(&self) -> String {
         fs::read_to_string(self.state().join("api.key")).expect("it has made a key").trim().to_owned()
+    }
+
+    /// Another command of the same program, on the same state.
+    pub fn handsd(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_handsd"));
+        command.args(arguments).arg("--state-dir").arg(self.state());
+        self.engine.configure(&mut command);
+        command
     }
 
     /// A directory for the test's own files; removed with the daemon.

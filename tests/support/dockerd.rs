@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A running engine. All that belongs to it ends with it.
+#[derive(Debug)]
 pub struct Dockerd {
     process: Mutex<Child>,
     arguments: Vec<String>,

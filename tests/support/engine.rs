@@ -11,7 +11,7 @@ use super::dockerd::{self, Dockerd};
 use super::{Sandbox, leftovers};
 
 /// The engine of a daemon.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum Engine {
     /// The embedded one.
     Native,
@@ -43,6 +43,14 @@ impl Engine {
         }
         let dockerd = tokio::task::spawn_blocking(dockerd::shared).await.expect("it does not panic")?;
         Some(Self::Docker(dockerd))
+    }
+
+    /// Docker, on a dockerd of a test's own that is started with these arguments; `None`, and why is printed, where it
+    /// cannot be had.
+    pub async fn docker(arguments: &'static [&'static str]) -> Option<(Arc<Dockerd>, Self)> {
+        let started = tokio::task::spawn_blocking(|| Dockerd::start(arguments)).await.expect("it does not panic");
+        let dockerd = Arc::new(started?);
+        Some((Arc::clone(&dockerd), Self::Docker(dockerd)))
     }
 
     /// Tells a daemon that is about to be started.
@@ -86,6 +94,7 @@ impl Engine {
     /// Removes them, the daemon itself being gone.
     pub fn remove(&self, state: &Path) {
         if let Self::Docker(dockerd) = self {
+            dockerd.resume();
             self.containers(state).iter().for_each(|container| dockerd.remove(container));
         }
     }
@@ -93,9 +102,12 @@ impl Engine {
     fn inspect(&self, state: &Path, sandbox: &Sandbox) -> Value {
         match self {
             Self::Native => Value::Null,
-            Self::Docker(dockerd) => {
-                dockerd.json(&format!("/containers/handsd-{}-{}/json", leftovers::instance(state), sandbox.id))
-            }
+            Self::Docker(dockerd) => dockerd.json(&format!("/containers/{}/json", container(state, sandbox))),
         }
     }
+}
+
+/// The name of a sandbox's container.
+pub fn container(state: &Path, sandbox: &Sandbox) -> String {
+    format!("handsd-{}-{}", leftovers::instance(state), sandbox.id)
 }

@@ -37,7 +37,7 @@ pub mod certificates;
 mod daemon;
 mod disk;
 pub mod dockerd;
-mod engine;
+pub mod engine;
 pub mod files;
 pub mod http;
 pub mod leftovers;

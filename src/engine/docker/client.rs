@@ -12,8 +12,9 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
+use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use crate::engine::EngineError;
@@ -168,6 +169,21 @@ impl Client {
             }
         };
         call("remove the container", CHANGE_DEADLINE, removing).await
+    }
+
+    /// Waits until a container is "not-running" or "removed". However Docker answers, it is: by then, or before it was
+    /// asked.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] if it is not in time.
+    pub async fn wait(&self, container: &str, condition: &str, deadline: Duration) -> Result<(), EngineError> {
+        let options = WaitContainerOptionsBuilder::new().condition(condition).build();
+        let mut answers = self.docker.wait_container(container, Some(options)).boxed();
+        let answered = async {
+            answers.next().await;
+            Ok(())
+        };
+        call(&format!("wait until the container is {condition}"), deadline, answered).await
     }
 }
 

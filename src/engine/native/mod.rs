@@ -20,10 +20,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Gid, Uid, chown};
+use tokio::sync::mpsc;
 
 use super::cgroup::{self, Controller};
 use super::nat::{self, Nat};
-use super::{Engine, EngineError, Found, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo};
+use super::{
+    Engine, EngineError, Found, Happening, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo,
+};
 use crate::crash;
 use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
@@ -384,6 +387,11 @@ impl Engine for Native {
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+
+    /// Nobody but the daemon does anything to its sandboxes, and their first processes tell their ends themselves.
+    async fn watch(&self, tell: mpsc::Sender<Happening>) {
+        tell.closed().await;
     }
 }
 

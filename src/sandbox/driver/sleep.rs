@@ -36,9 +36,12 @@ impl Driver {
         }
     }
 
-    /// Ends the processes of one that has been asleep for long.
+    /// Ends the processes of one that has been asleep for long, unless somebody else put it to sleep in the middle of its
+    /// runs.
     pub(super) async fn sink(&mut self) {
-        if let Err(error) = self.hibernate(Tier::Stopped).await {
+        if !self.activity.close_if_idle(Duration::ZERO) {
+            self.asleep_since = Instant::now();
+        } else if let Err(error) = self.hibernate(Tier::Stopped).await {
             tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a sandbox stays frozen");
             self.asleep_since = Instant::now();
         }
@@ -130,10 +133,7 @@ impl Driver {
         crash::point("thaw.intended");
         self.tools.engine.thaw(self.id()).await.map_err(|error| self.failed("wake", error))?;
         crash::point("thaw.done");
-        let Body::Dormant(_) = self.body else { return Ok(()) };
-        let Body::Dormant(started) = std::mem::replace(&mut self.body, Body::Gone) else { return Ok(()) };
-        if let Err((error, started)) = self.connect(started).await {
-            self.body = Body::Dormant(started);
+        if let Err(error) = self.rouse().await {
             // It goes on sleeping; what it was when it fell asleep is not lost.
             if let Err(error) = self.tools.engine.freeze(self.id()).await {
                 tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a failed wake was not undone");
@@ -141,6 +141,23 @@ impl Driver {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Talks to the guest of one that an earlier daemon froze, and that goes on.
+    pub(super) async fn rouse(&mut self) -> Result<(), SandboxError> {
+        match std::mem::replace(&mut self.body, Body::Gone) {
+            Body::Dormant(started) => match self.connect(started).await {
+                Ok(()) => Ok(()),
+                Err((error, started)) => {
+                    self.body = Body::Dormant(started);
+                    Err(error)
+                }
+            },
+            body => {
+                self.body = body;
+                Ok(())
+            }
+        }
     }
 
     async fn start(&mut self) -> Result<(), SandboxError> {
