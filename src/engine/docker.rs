@@ -18,13 +18,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::{ContainerState, ContainerSummary, SystemInfo};
-use sha2::{Digest, Sha256};
+use bollard::models::{ContainerState, ContainerSummary};
 use tokio::sync::mpsc;
 
 use super::cgroup;
@@ -33,11 +32,12 @@ use super::{
     Engine, EngineError, Found, Happening, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo,
 };
 use crate::guest::agent::files::remove_abandoned;
-use crate::guest::binary::GUEST;
 use crate::ids::SandboxId;
 use client::Client;
 use container::Parts;
+use guest::write_guest;
 use images::{Image, Images};
+use node::Node;
 use readiness::Lookout;
 
 mod client;
@@ -45,7 +45,9 @@ mod container;
 mod credentials;
 mod digests;
 mod events;
+mod guest;
 mod images;
+mod node;
 mod readiness;
 mod seccomp;
 
@@ -132,16 +134,6 @@ pub struct Docker {
     node: Node,
     /// Or why there is none.
     nat: Result<Nat, String>,
-}
-
-/// What Docker and its node can do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Node {
-    support: LimitSupport,
-    /// The system call filter, if Docker would apply its own default.
-    seccomp: Option<String>,
-    /// Who the sandboxes' root is on the node.
-    root: (u32, u32),
 }
 
 impl Docker {
@@ -410,32 +402,6 @@ impl Engine for Docker {
     }
 }
 
-impl Node {
-    fn of(info: &SystemInfo, user_namespace: UserNamespace) -> Self {
-        let options = info.security_options.as_deref().unwrap_or_default();
-        let has = |wanted: &str| options.iter().any(|option| option.split(',').any(|part| part == wanted));
-        // The default is called so up to version 20.10, and builtin from then on. Any other is the operator's choice.
-        let is_default = has("name=seccomp") && (has("profile=default") || has("profile=builtin"));
-        let is_remapped = has("name=userns") && user_namespace == UserNamespace::Engine;
-        Self {
-            support: LimitSupport {
-                memory: info.memory_limit.unwrap_or_default(),
-                cpus: info.cpu_cfs_quota.unwrap_or_default(),
-                pids: info.pids_limit.unwrap_or_default(),
-                disk: false,
-            },
-            seccomp: is_default.then(seccomp::profile),
-            root: info.docker_root_dir.as_deref().filter(|_| is_remapped).and_then(remapped_root).unwrap_or((0, 0)),
-        }
-    }
-}
-
-/// Docker that remaps users keeps its data in a directory that is named after the ids of their root.
-fn remapped_root(data: &str) -> Option<(u32, u32)> {
-    let (uid, gid) = Path::new(data).file_name()?.to_str()?.split_once('.')?;
-    Some((uid.parse().ok()?, gid.parse().ok()?))
-}
-
 /// The first process of a container that runs.
 fn first_process(state: ContainerState) -> Result<(u32, Process), EngineError> {
     let step = || "find the container's first process".to_owned();
@@ -455,23 +421,6 @@ fn sandbox_of(container: &ContainerSummary) -> Option<SandboxId> {
     container.labels.as_ref()?.get(container::SANDBOX)?.parse().ok()
 }
 
-/// Writes the guest's binary under the name of its content: what runs keeps the one it was started with.
-fn write_guest(directory: &Path) -> io::Result<PathBuf> {
-    let digest = Sha256::digest(GUEST);
-    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let directory = directory.join(name);
-    let path = directory.join("hands-guest");
-    if fs::read(&path).is_ok_and(|content| content == GUEST) {
-        return Ok(path);
-    }
-    make_directory(&directory)?;
-    let unfinished = directory.join("unfinished");
-    fs::write(&unfinished, GUEST)?;
-    fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o555))?;
-    fs::rename(&unfinished, &path)?;
-    Ok(path)
-}
-
 fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
     let step = format!("{verb} {}", path.display());
     move |source| EngineError::Step { step, source }
@@ -480,49 +429,4 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineEr
 /// Only the daemon looks into what it keeps.
 fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o711).create(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(options: &[&str], data: &str) -> Node {
-        let info = SystemInfo {
-            security_options: Some(options.iter().map(|&option| option.to_owned()).collect()),
-            docker_root_dir: Some(data.to_owned()),
-            memory_limit: Some(true),
-            ..SystemInfo::default()
-        };
-        Node::of(&info, UserNamespace::Engine)
-    }
-
-    #[test]
-    fn only_dockers_own_default_filter_is_replaced() {
-        assert!(node(&["name=seccomp,profile=default"], "/d").seccomp.is_some());
-        assert!(node(&["name=apparmor", "name=seccomp,profile=builtin"], "/d").seccomp.is_some());
-        assert!(node(&["name=seccomp,profile=/etc/ours.json"], "/d").seccomp.is_none());
-        assert!(node(&[], "/d").seccomp.is_none());
-    }
-
-    #[test]
-    fn a_remapped_root_is_told_by_dockers_directory() {
-        assert_eq!(node(&["name=userns"], "/var/lib/docker/231072.231072").root, (231_072, 231_072));
-        assert_eq!(node(&[], "/var/lib/docker/231072.231072").root, (0, 0));
-        assert_eq!(node(&["name=userns"], "/var/lib/docker").root, (0, 0));
-    }
-
-    #[test]
-    fn a_limit_that_docker_does_not_speak_of_is_not_supported() {
-        assert_eq!(node(&[], "/d").support, LimitSupport { memory: true, cpus: false, pids: false, disk: false });
-    }
-
-    #[test]
-    fn the_guest_is_written_once_and_can_be_executed() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = write_guest(directory.path()).unwrap();
-        let written = fs::metadata(&path).unwrap();
-        assert_eq!(written.permissions().mode() & 0o777, 0o555);
-        assert_eq!(write_guest(directory.path()).unwrap(), path);
-        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written.modified().unwrap());
-    }
 }
