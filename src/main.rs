@@ -48,7 +48,7 @@ enum Command {
     },
     /// Take a tour of what it does, with a daemon of its own that is gone afterwards
     Demo,
-    /// Remove what belongs to no sandbox on record, while no daemon runs; one that runs does so itself
+    /// Remove what belongs to no sandbox on record, and images that nothing is made of, while no daemon runs; one that runs does so itself
     Gc {
         /// Configuration file (TOML)
         #[arg(long, value_name = "FILE")]
@@ -113,7 +113,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let config = Config::load(config.as_deref(), &overrides, &Environment::current())?;
             let sweep = if dry_run { Sweep::DryRun } else { Sweep::Remove };
             let swept = if all { Swept::All } else { Swept::Strangers };
-            runtime()?.block_on(daemon::sweep(&config, sweep, swept, |id| println!("{id}")))?;
+            runtime()?.block_on(daemon::sweep(&config, sweep, swept, |found| println!("{found}")))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Zygote => unreachable!("handled before there is a runtime"),

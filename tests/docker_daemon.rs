@@ -3,8 +3,10 @@
 //! What holds on every engine is in the tests of the native one, which the gate runs on Docker too.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::fs::{self, File};
 use std::process::Output;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use handsd::api::proto::exited::Reason;
 use handsd::api::proto::{CreateSandboxRequest, ErrorReason, Limits, NodeInfoRequest, Phase};
@@ -192,10 +194,51 @@ async fn what_no_record_names_is_listed_by_a_dry_run_and_then_removed() {
     // What is on record waits for the next daemon.
     assert_eq!(listed(daemon.handsd(&["gc"]).output().unwrap()), "");
     assert!(is_there());
-    std::fs::remove_file(daemon.state().join("store.db")).unwrap();
+    fs::remove_file(daemon.state().join("store.db")).unwrap();
     assert_eq!(listed(daemon.handsd(&["gc", "--dry-run"]).output().unwrap()), sandbox.id);
     assert!(is_there());
     assert_eq!(listed(daemon.handsd(&["gc"]).output().unwrap()), sandbox.id);
     assert!(!is_there());
     assert_eq!(listed(daemon.handsd(&["gc", "--dry-run"]).output().unwrap()), "");
+}
+
+/// Makes it look as if no image had been used for two days.
+fn age_images(daemon: &Daemon) {
+    let long_ago = SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
+    for note in fs::read_dir(daemon.state().join("docker-images")).unwrap() {
+        File::options().append(true).open(note.unwrap().path()).unwrap().set_modified(long_ago).unwrap();
+    }
+}
+
+fn images(dockerd: &Dockerd) -> Vec<String> {
+    let images = dockerd.json("/images/json");
+    let names = images.as_array().unwrap().iter().flat_map(|image| image["RepoTags"].as_array().unwrap());
+    names.map(|name| name.as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_nothing_is_made_of_goes_and_none_that_others_brought() {
+    let Some((dockerd, mut daemon)) = start(&[]).await else { return };
+    let sandbox = daemon.sandbox().await;
+    let [image] = images(&dockerd).try_into().unwrap();
+    assert!(image.starts_with("handsd/files:"), "{image}");
+    let listed = |daemon: &Daemon| {
+        let output = daemon.handsd(&["gc", "--dry-run"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    // As long as there is a sandbox, awake or not, its image is needed.
+    age_images(&daemon);
+    daemon.kill();
+    assert_eq!(listed(&daemon), "");
+    daemon.restart().await;
+    sandbox.through(&daemon).destroy().await.unwrap();
+    daemon.kill();
+    assert_eq!(listed(&daemon), format!("image {image}"));
+    assert_eq!(images(&dockerd), [image.clone()]);
+    // Somebody else's name for it keeps it; ours goes with the next daemon.
+    dockerd.tag(&image, "foreign", "1");
+    daemon.restart().await;
+    eventually(SOON, || async { expect(images(&dockerd) == ["foreign:1"], format!("{:?}", images(&dockerd))) }).await;
+    assert_eq!(daemon.sandbox().await.read("echo again").await, "again");
 }

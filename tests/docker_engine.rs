@@ -115,3 +115,16 @@ async fn an_image_of_the_node_itself_is_refused_as_an_argument() {
         assert!(matches!(refused, Err(EngineError::ImageUnsupported { engine: "docker", .. })), "{refused:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_names_in_an_archive_are_left_to_others() {
+    let Some(dockerd) = own(&[]).await else { return };
+    let bench = Bench::on(Arc::clone(&dockerd)).await;
+    let image = ImageRef::Archive(rootfs::write_archive(bench.directory.path()), None);
+    let sandbox = bench.sandbox_of(Spec { image, ..bench.spec() }).await;
+    let images = dockerd.json("/images/json");
+    let names = images[0]["RepoTags"].as_array().unwrap();
+    assert_eq!((images.as_array().map(Vec::len), names.len()), (Some(1), 1), "{images}");
+    assert!(names[0].as_str().unwrap().starts_with("handsd/files:"), "{images}");
+    sandbox.remove().await;
+}

@@ -1,5 +1,6 @@
 //! What no record names, because a daemon was killed while it made or removed it.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -9,7 +10,6 @@ use super::engines::start_engine;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::hands;
-use crate::ids::SandboxId;
 use crate::sandbox::strangers;
 use crate::store::Store;
 
@@ -46,7 +46,8 @@ pub enum Swept {
     All,
 }
 
-/// Finds what the engine has. It is no daemon's now, because this holds the lock that a daemon would. Calls `found` with each before it is removed.
+/// Finds what the engine has, and the images that nothing is made of. It is no daemon's now, because this holds the lock
+/// that a daemon would. Calls `found` with each before it is removed.
 ///
 /// # Errors
 /// See [`DaemonError`].
@@ -54,7 +55,7 @@ pub async fn sweep(
     config: &Config,
     sweep: Sweep,
     swept: Swept,
-    mut found: impl FnMut(&SandboxId),
+    mut found: impl FnMut(&dyn fmt::Display),
 ) -> Result<(), DaemonError> {
     let _lock = lock_state(&config.state_dir)?;
     let (engine, _) = start_engine(config, nix::unistd::geteuid().is_root()).await?;
@@ -69,6 +70,12 @@ pub async fn sweep(
         found(&id);
         if sweep == Sweep::Remove {
             engine.remove(&id).await.map_err(DaemonError::Engine)?;
+        }
+    }
+    for image in engine.stale_images().await.map_err(DaemonError::Engine)? {
+        found(&format_args!("image {image}"));
+        if sweep == Sweep::Remove {
+            engine.remove_image(&image).await.map_err(DaemonError::Engine)?;
         }
     }
     Ok(())

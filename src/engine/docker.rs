@@ -5,6 +5,7 @@
 //! STATE/sandboxes/<id>/guest.sock   the guest's socket
 //! STATE/sandboxes/<id>/io/          where the guest makes it, bind-mounted; gone once it has
 //! STATE/sandboxes/<id>/nat          of one that has an address: its number; see `nat`
+//! STATE/docker-images/              which images were brought; see `brought`
 //! ```
 //!
 //! A sandbox is a container with two labels, the daemon's and its own. What has not both is not touched. The guest is the
@@ -33,6 +34,7 @@ use super::{
 };
 use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
+use brought::Brought;
 use client::Client;
 use container::Parts;
 use guest::write_guest;
@@ -40,6 +42,7 @@ use images::{Image, Images};
 use node::Node;
 use readiness::Lookout;
 
+mod brought;
 mod client;
 mod container;
 mod credentials;
@@ -96,8 +99,9 @@ impl Docker {
         let sandboxes = state.join("sandboxes");
         make_directory(&sandboxes).map_err(failed("make", &sandboxes))?;
         let guest = write_guest(&state.join("guest")).map_err(failed("write the guest below", state))?;
-        let pull = settings.pull;
-        let images = Images::new(client.clone(), instance.to_owned(), pull, settings.credentials.clone());
+        let brought = Brought::open(state).map_err(failed("note images below", state))?;
+        let Settings { pull, credentials, .. } = settings.clone();
+        let images = Images::new(client.clone(), instance.to_owned(), pull, credentials, brought);
         // Another runtime's processes are not processes of this kernel, or not ones that it lets be placed.
         let is_shared_kernel = matches!(settings.runtime.as_deref(), None | Some("runc" | "crun"));
         let cgroups = cgroups.filter(|_| is_shared_kernel && node.root.0 == 0);
@@ -337,6 +341,14 @@ impl Engine for Docker {
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+
+    async fn stale_images(&self) -> Result<Vec<String>, EngineError> {
+        self.images.stale().await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        self.images.remove(name).await
     }
 
     async fn watch(&self, tell: mpsc::Sender<Happening>) {

@@ -276,6 +276,18 @@ pub trait Engine: Send + Sync + 'static {
     /// See [`EngineError`].
     async fn list(&self) -> Result<Vec<SandboxId>, EngineError>;
 
+    /// The images that it has brought itself, that no sandbox is made of, and that nobody has asked for in a long time.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    async fn stale_images(&self) -> Result<Vec<String>, EngineError>;
+
+    /// Removes one of them.
+    ///
+    /// # Errors
+    /// See [`EngineError`]: something may be made of it by now.
+    async fn remove_image(&self, name: &str) -> Result<(), EngineError>;
+
     /// Tells what happens to sandboxes, whoever does it, until nobody listens any more. Cancel-safe.
     async fn watch(&self, tell: mpsc::Sender<Happening>);
 }

@@ -2,7 +2,8 @@
 //!
 //! A pass compares the engine's list with the table. What only the engine has is removed in the second pass in a row that
 //! sees it, a few at a time: by then nobody can be in the middle of making or removing it, and a fault of ours does not
-//! empty the node at once. Of sandboxes whose removal failed, it is tried again.
+//! empty the node at once. Of sandboxes whose removal failed, it is tried again. Images that the engine has brought and
+//! nothing is made of any more go too.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,6 +22,9 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Removals in one pass.
 const MOST: usize = 16;
+
+/// Removals of images in one pass: they are large, and a file system is slow at it.
+const MOST_IMAGES: usize = 2;
 
 /// Events of the node that are kept, at least: two weeks of a busy one, some 30 MB.
 const EVENTS_KEPT: usize = 100_000;
@@ -73,6 +77,12 @@ async fn pass(sandboxes: &Sandboxes, suspects: &mut Suspects) -> Result<(), Engi
     for sandbox in sandboxes.failed(FailureKind::Remove).into_iter().take(MOST) {
         // The driver logs how it goes, and goes on if this does not wait any longer.
         let _ = timeout(REMOVAL_DEADLINE, sandbox.destroy()).await;
+    }
+    for image in engine.stale_images().await?.iter().take(MOST_IMAGES) {
+        match engine.remove_image(image).await {
+            Ok(()) => tracing::info!(image, "an image that nothing is made of is removed"),
+            Err(error) => tracing::warn!(image, error = %chain(&error), "an image is not removed"),
+        }
     }
     Ok(())
 }

@@ -140,6 +140,13 @@ impl Dockerd {
         assert!(answer.contains(" 204 "), "{order} {container}: {answer}");
     }
 
+    /// Gives an image another name.
+    pub fn tag(&self, image: &str, repository: &str, tag: &str) {
+        let path = format!("/images/{image}/tag?repo={repository}&tag={tag}");
+        let answer = ask(&self.socket(), "POST", &path).unwrap_or_default();
+        assert!(answer.contains(" 201 "), "tag {image}: {answer}");
+    }
+
     fn signal(&self, signal: Signal) -> Pid {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = Pid::from_raw(process.id().cast_signed());

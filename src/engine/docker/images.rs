@@ -1,24 +1,27 @@
 //! Images of sandboxes in Docker's own store.
 //!
 //! A registry reference is pulled as the operator's policy says. A root file system tar is imported, and an archive
-//! loaded, once: what they become is tagged with the digest of the file.
+//! loaded, once: what they become is tagged with the digest of the file. What was brought like that, no container is made
+//! of, and nobody has asked for in a day, can go; what Docker had before is never touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bollard::body_try_stream;
 use bollard::errors::Error;
 use bollard::query_parameters::{
-    CreateImageOptions, CreateImageOptionsBuilder, ImportImageOptions, TagImageOptionsBuilder,
+    CreateImageOptions, CreateImageOptionsBuilder, ImportImageOptions, ListContainersOptionsBuilder, ListImagesOptions,
+    RemoveImageOptions, TagImageOptionsBuilder,
 };
 use futures_util::{Stream, StreamExt};
 use oci_client::Reference;
 use sha2::{Digest, Sha256};
 use tokio_util::io::ReaderStream;
 
+use super::brought::Brought;
 use super::client::{Client, call, is_not_found};
 use super::container::INSTANCE;
 use super::digests::{Digests, hex};
@@ -31,6 +34,12 @@ const TRANSFER_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// Of a look at an image.
 const LOOK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Of a removal: Docker removes the layers before it answers.
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long an image that nothing is made of is kept for whoever may want it again. Most are wanted every day or never.
+const GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The repository of what was imported or loaded from files.
 const REPOSITORY: &str = "handsd/files";
@@ -59,6 +68,7 @@ pub struct Images {
     /// Docker's `config.json`.
     credentials: Option<PathBuf>,
     digests: Digests,
+    brought: Brought,
 }
 
 /// Why a step with an image failed: the image is at fault, or Docker.
@@ -69,8 +79,8 @@ enum Fault {
 
 impl Images {
     /// Images of an engine, for one daemon.
-    pub fn new(client: Client, instance: String, pull: Pull, credentials: Option<PathBuf>) -> Self {
-        Self { client, instance, pull, credentials, digests: Digests::default() }
+    pub fn new(client: Client, instance: String, pull: Pull, credentials: Option<PathBuf>, brought: Brought) -> Self {
+        Self { client, instance, pull, credentials, digests: Digests::default(), brought }
     }
 
     /// Sees to it that Docker has an image.
@@ -95,13 +105,11 @@ impl Images {
     async fn pulled(&self, name: &str) -> Result<Image, Fault> {
         let reference: Reference = name.parse().map_err(|_| Fault::Image(ImageError::NotFound))?;
         let full = full_name(&reference);
-        if self.pull != Pull::Always {
-            if let Some(image) = self.inspect(&full).await? {
-                return Ok(image);
-            }
-            if self.pull == Pull::Never {
-                return Err(Fault::Image(ImageError::NotFound));
-            }
+        match (self.present(&full).await?, self.pull) {
+            (Some(image), Pull::Missing | Pull::Never) => return Ok(image),
+            (None, Pull::Never) => return Err(Fault::Image(ImageError::NotFound)),
+            (None, Pull::Missing | Pull::Always) => self.note(&full)?,
+            (Some(_), Pull::Always) => {}
         }
         self.pull(&reference, &full).await?;
         self.inspect(&full).await?.ok_or(Fault::Image(ImageError::NotFound))
@@ -127,9 +135,10 @@ impl Images {
     async fn imported(&self, path: &Path) -> Result<Image, Fault> {
         let tag = self.digests.of(path).await.map_err(|error| of_file(path, error))?;
         let name = format!("{REPOSITORY}:{tag}");
-        if let Some(image) = self.inspect(&name).await? {
+        if let Some(image) = self.present(&name).await? {
             return Ok(image);
         }
+        self.note(&name)?;
         let options = CreateImageOptions {
             from_src: Some("-".to_owned()),
             repo: Some(REPOSITORY.to_owned()),
@@ -148,17 +157,23 @@ impl Images {
         let tag = self.digests.of(path).await.map_err(|error| of_file(path, error))?;
         let tag = wanted.map_or_else(|| tag.clone(), |name| hex(&Sha256::digest(format!("{tag} {name}"))));
         let name = format!("{REPOSITORY}:{tag}");
-        if let Some(image) = self.inspect(&name).await? {
+        if let Some(image) = self.present(&name).await? {
             return Ok(image);
         }
+        self.note(&name)?;
+        let before = self.tags().await.map_err(Fault::Engine)?;
         let body = read(path).await?;
         let loading = finish(self.client.raw().import_image_stream(ImportImageOptions::default(), body, None));
         let said = self.transferred(path, loading).await?;
         let holds: Vec<String> = said.iter().filter_map(|info| loaded_name(info.stream.as_deref()?)).collect();
-        let chosen = choose(holds, wanted).map_err(Fault::Image)?;
+        let chosen = choose(holds.clone(), wanted).map_err(Fault::Image)?;
         let options = TagImageOptionsBuilder::new().repo(REPOSITORY).tag(&tag).build();
         let tagging = self.client.raw().tag_image(&chosen, Some(options));
         call(&format!("tag {chosen}"), LOOK_DEADLINE, tagging).await.map_err(Fault::Engine)?;
+        // The archive's own names were nobody's wish; what has no name is the image itself.
+        for name in holds.iter().filter(|name| !name.starts_with("sha256:") && !before.contains(*name)) {
+            self.remove(name).await.map_err(Fault::Engine)?;
+        }
         self.inspect(&name).await?.ok_or(Fault::Image(ImageError::NotFound))
     }
 
@@ -175,14 +190,81 @@ impl Images {
         }
     }
 
+    /// An image that Docker has, for something to be made of it.
+    async fn present(&self, name: &str) -> Result<Option<Image>, Fault> {
+        let image = self.inspect(name).await?;
+        if image.is_some() {
+            self.brought.used(name);
+        }
+        Ok(image)
+    }
+
+    fn note(&self, name: &str) -> Result<(), Fault> {
+        let step = || format!("note that {name} is brought");
+        self.brought.note(name).map_err(|source| Fault::Engine(EngineError::Step { step: step(), source }))
+    }
+
+    /// The images that were brought, and that nothing is made of any more.
+    ///
+    /// # Errors
+    /// Those of [`call`], and [`EngineError::Step`].
+    pub async fn stale(&self) -> Result<Vec<String>, EngineError> {
+        let failed = |source| EngineError::Step { step: "read which images were brought".to_owned(), source };
+        let long_ago = SystemTime::now().checked_sub(GRACE).unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut stale = Vec::new();
+        for name in self.brought.unused_since(long_ago).map_err(failed)? {
+            match self.look(&name).await? {
+                Some(image) if self.is_in_use(&image.id).await? => {}
+                Some(_) => stale.push(name),
+                None => self.brought.forget(&name).map_err(failed)?,
+            }
+        }
+        Ok(stale)
+    }
+
+    /// Whether there are containers of it, whoever made them and whether they run.
+    async fn is_in_use(&self, id: &str) -> Result<bool, EngineError> {
+        let filters = HashMap::from([("ancestor", vec![id.to_owned()])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let listing = self.client.raw().list_containers(Some(options));
+        Ok(!call("list the containers of an image", LOOK_DEADLINE, listing).await?.is_empty())
+    }
+
+    /// Removes an image, or only its name if it has others. Docker refuses to if a container is made of it by now.
+    ///
+    /// # Errors
+    /// Those of [`call`], and [`EngineError::Step`].
+    pub async fn remove(&self, name: &str) -> Result<(), EngineError> {
+        let step = format!("remove image {name}");
+        let removing = async {
+            match self.client.raw().remove_image(name, None::<RemoveImageOptions>, None).await {
+                Err(error) if !is_not_found(&error) => Err(error),
+                Ok(_) | Err(_) => Ok(()),
+            }
+        };
+        call(&step, REMOVAL_DEADLINE, removing).await?;
+        self.brought.forget(name).map_err(|source| EngineError::Step { step, source })
+    }
+
+    /// The names of all images that Docker has.
+    async fn tags(&self) -> Result<BTreeSet<String>, EngineError> {
+        let listing = self.client.raw().list_images(None::<ListImagesOptions>);
+        let images = call("list images", LOOK_DEADLINE, listing).await?;
+        Ok(images.into_iter().flat_map(|image| image.repo_tags).collect())
+    }
+
     async fn inspect(&self, name: &str) -> Result<Option<Image>, Fault> {
+        self.look(name).await.map_err(Fault::Engine)
+    }
+
+    async fn look(&self, name: &str) -> Result<Option<Image>, EngineError> {
         let looking = async {
             match self.client.raw().inspect_image(name).await {
                 Err(error) if is_not_found(&error) => Ok(None),
                 result => result.map(Some),
             }
         };
-        let found = call(&format!("inspect {name}"), LOOK_DEADLINE, looking).await.map_err(Fault::Engine)?;
+        let found = call(&format!("inspect {name}"), LOOK_DEADLINE, looking).await?;
         Ok(found.and_then(|image| {
             let config = image.config.unwrap_or_default();
             let env = config.env.unwrap_or_default();

@@ -389,6 +389,15 @@ impl Engine for Native {
         Ok(ids)
     }
 
+    /// Its images are kept: what is made of a layer does not hold it.
+    async fn stale_images(&self) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_image(&self, _name: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Nobody but the daemon does anything to its sandboxes, and their first processes tell their ends themselves.
     async fn watch(&self, tell: mpsc::Sender<Happening>) {
         tell.closed().await;
