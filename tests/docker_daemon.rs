@@ -17,7 +17,10 @@ use tonic_health::pb::health_client::HealthClient;
 
 use support::dockerd::Dockerd;
 use support::engine::container;
-use support::{Daemon, Engine, Options, SOON, Sandbox, argv, eventually, expect, fault, process, refusal, shell};
+use support::{
+    Daemon, Disk, Engine, Files, Options, SOON, Sandbox, argv, errno, eventually, expect, fault, process, reason,
+    refusal, shell,
+};
 
 mod support;
 
@@ -125,6 +128,32 @@ async fn what_the_kernel_ends_for_want_of_memory_is_told() {
     assert_eq!(outcome.reason(), Reason::OomKilled);
     eventually(SOON, || async { expect(daemon.log().contains("for want of memory"), "it says nothing") }).await;
     assert_eq!(sandbox.read("echo alive").await, "alive");
+}
+
+// 29
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_of_dockers_old_files_are_whole_and_runs_go_on() {
+    let Some(disk) = Disk::plain(256 << 20) else { return };
+    let root = disk.root();
+    let started = tokio::task::spawn_blocking(move || Dockerd::start_in(&root, &[])).await.unwrap();
+    let Some(dockerd) = started else { return };
+    let engine = Some(Engine::Docker(Arc::new(dockerd)));
+    let Some(daemon) = Daemon::start_with(Options { engine, ..Options::default() }).await else { return };
+    let sandbox = daemon.sandbox().await;
+    let files = Files::of(&daemon, &sandbox);
+    files.write("f", b"old").await.unwrap();
+    assert_ne!(sandbox.bash("cat /dev/zero > fill").await.code(), Some(0));
+    for path in ["f", "new"] {
+        let status = files.write(path, &vec![1; 4 << 20]).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status)), fault(Code::ResourceExhausted, ErrorReason::DiskFull));
+        assert_eq!(errno(&status), "ENOSPC");
+    }
+    assert_eq!(files.read("f").await.unwrap(), b"old");
+    // What the daemon keeps is elsewhere: output and records are whole.
+    assert_eq!(sandbox.read("seq 100000 | tail -n 1").await, "100000");
+    files.remove("fill").await.unwrap();
+    files.write("f", b"new").await.unwrap();
+    assert_eq!(sandbox.read("ls -A; cat f").await, "f\nnew");
 }
 
 #[tokio::test(flavor = "multi_thread")]

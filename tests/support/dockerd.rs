@@ -47,6 +47,11 @@ pub fn shared() -> Option<Arc<Dockerd>> {
 impl Dockerd {
     /// Starts one with further arguments. `None`, and why is printed, where there can be none.
     pub fn start(arguments: &[&str]) -> Option<Self> {
+        Self::start_in(Path::new("/tmp"), arguments)
+    }
+
+    /// The same, with all that it keeps below a directory.
+    pub fn start_in(place: &Path, arguments: &[&str]) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("skipped: dockerd needs root");
             return None;
@@ -56,7 +61,7 @@ impl Dockerd {
             return None;
         }
         // Short: the sockets of containerd and its shims are below it.
-        let directory = tempfile::Builder::new().prefix("dk").tempdir_in("/tmp").expect("a temporary directory");
+        let directory = tempfile::Builder::new().prefix("dk").tempdir_in(place).expect("a temporary directory");
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let process = Mutex::new(spawn(directory.path(), &arguments));
         let engine = Self { process, arguments, image: OnceLock::new(), directory };
