@@ -21,6 +21,7 @@ use crate::auth::tls::TlsFiles;
 use crate::health::policy::Floors;
 use crate::image::{ImageRef, ImageRefError};
 use crate::network::policy::Policy;
+use crate::sandbox::policy::Policy as Restarts;
 
 mod access;
 mod defaults;
@@ -58,6 +59,8 @@ pub struct Config {
     pub sandbox: SandboxDefaults,
     /// The same of a run.
     pub run: RunDefaults,
+    /// How patient to be with what sandboxes keep running.
+    pub runtime: Restarts,
     /// Bounds of images.
     pub image: ImageConfig,
     /// What sandboxes may reach.

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, raise};
 pub const VARIABLE: &str = "HANDSD_CRASH_AT";
 
 /// Points that a daemon passes with every engine. The first word is the transition, the second what was just done.
-pub const POINTS: [&str; 19] = [
+pub const POINTS: [&str; 22] = [
     "create.intended",
     "create.made",
     "create.connected",
@@ -30,6 +30,9 @@ pub const POINTS: [&str; 19] = [
     "destroy.intended",
     "destroy.removed",
     "destroy.cleared",
+    "runtime.intended",
+    "runtime.started",
+    "runtime.ended",
 ];
 
 /// Points inside what the native engine does in one step.

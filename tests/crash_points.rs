@@ -2,6 +2,7 @@
 //! step that was. Nothing leaks, and nothing that anybody had is lost.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+use futures_util::{StreamExt as _, stream};
 use handsd::api::proto::{
     CreateSandboxRequest, HibernateSandboxRequest, ListSandboxesRequest, Phase, Tier, WakeSandboxRequest,
 };
@@ -12,6 +13,9 @@ use support::{Daemon, Options, SOON, Sandbox, eventually, expect, process};
 mod support;
 
 const NOTHING: Vec<String> = Vec::new();
+
+/// Daemons at once: most of the time of each is spent waiting.
+const AT_ONCE: usize = 4;
 
 /// What is being done when the daemon dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,8 @@ fn transitions(point: &str) -> &'static [Transition] {
         "start" => &[Transition::Start, Transition::Restart],
         "crash" => &[Transition::Crash],
         "destroy" | "remove" => &[Transition::Destroy],
+        // See tests/runtime.rs.
+        "runtime" => &[],
         other => panic!("nothing is known of {other}"),
     }
 }
@@ -148,15 +154,15 @@ async fn dies_while(transition: Transition, point: &'static str, config: &str) {
 }
 
 async fn walk(points: impl Iterator<Item = &'static str>, config: &str) {
-    for point in points {
-        for transition in transitions(point) {
-            println!("{transition:?}, killed at {point}");
-            match transition {
-                Transition::Create => dies_while_creating(point, config).await,
-                _ => dies_while(*transition, point, config).await,
-            }
+    let ways = points.flat_map(|point| transitions(point).iter().map(move |transition| (*transition, point)));
+    let walked = stream::iter(ways).for_each_concurrent(AT_ONCE, |(transition, point)| async move {
+        println!("{transition:?}, killed at {point}");
+        match transition {
+            Transition::Create => dies_while_creating(point, config).await,
+            _ => dies_while(transition, point, config).await,
         }
-    }
+    });
+    walked.await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `sandboxes` | sandboxes, their limits and phases |
 //! | `runs` | commands, input, events and exits |
+//! | `runtime` | what sandboxes keep running |
 //! | `files` | paths, ranges and file infos |
 //! | `search` | edits, patterns, and what they find |
 //! | `network` | networks and ports |
@@ -24,6 +25,7 @@ mod files;
 mod network;
 mod node;
 mod runs;
+mod runtime;
 mod sandboxes;
 mod search;
 pub mod sessions;

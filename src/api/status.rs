@@ -56,6 +56,13 @@ impl Fault {
         Self { field: Some(field), ..Self::new(Code::InvalidArgument, reason, message) }
     }
 
+    /// The same of a field that is one of another's.
+    #[must_use]
+    pub fn within(self, parent: &str) -> Self {
+        let field = self.field.map(|field| format!("{parent}.{field}").into());
+        Self { field, message: format!("{parent}.{}", self.message), ..self }
+    }
+
     /// It is about something that is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

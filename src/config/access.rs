@@ -132,6 +132,7 @@ impl Config {
             ("log.format", self.log.format != new.log.format),
             ("sandbox", self.sandbox != new.sandbox),
             ("run", self.run != new.run),
+            ("runtime", self.runtime != new.runtime),
             ("image", self.image != new.image),
             ("engine", self.engine != new.engine),
             ("health", self.health != new.health),

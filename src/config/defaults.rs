@@ -76,6 +76,12 @@ pub(super) const MAX_SANDBOXES_BOUNDS: RangeInclusive<usize> = 1..=100_000;
 pub(super) const RESERVE: usize = 0;
 /// The upper one is more than any burst that a machine could serve at once.
 pub(super) const RESERVE_BOUNDS: RangeInclusive<usize> = 0..=256;
+
+/// A millisecond serves tests; what is started again after more than a day is not kept running.
+pub(super) const RESTART_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+/// At 1 the first end is the last; the upper one is as good as no bound, and the record of a sandbox holds so many times.
+pub(super) const RESTART_BUDGET_BOUNDS: RangeInclusive<usize> = 1..=1000;
+
 /// A build or a test suite ends in it, and what hangs is noticed while somebody still waits for it.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(300);
 /// A run that may take for ever has to be asked for by the request, never by a default.

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::health::policy::Floors;
 use crate::network::policy::{Allow, Bounds, Policy, Rule};
+use crate::sandbox::policy::Policy as Restarts;
 
 /// The configuration that `text` gives with the flags on top, or all its faults.
 pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environment) -> Result<Config, Vec<Fault>> {
@@ -36,6 +37,7 @@ pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environmen
             health: root.section("health", health),
             sandbox: root.section("sandbox", |section| sandbox(section, engine.kind, overrides)),
             run: root.section("run", run),
+            runtime: root.section("runtime", runtime),
             image: root.section("image", image),
             network: root.section("network", network),
             engine,
@@ -160,6 +162,18 @@ fn sandbox(sandbox: &mut Section<'_, '_>, engine: EngineKind, overrides: &Overri
             .take("max_sandboxes", integer(defaults::MAX_SANDBOXES_BOUNDS))
             .unwrap_or(defaults::MAX_SANDBOXES),
         reserve: sandbox.take("reserve", integer(defaults::RESERVE_BOUNDS)).unwrap_or(defaults::RESERVE),
+    }
+}
+
+fn runtime(runtime: &mut Section<'_, '_>) -> Restarts {
+    let default = Restarts::default();
+    let mut span = |key, default| runtime.take(key, duration(defaults::RESTART_BOUNDS)).unwrap_or(default);
+    Restarts {
+        first: span("restart_after", default.first),
+        longest: span("restart_longest", default.longest),
+        window: span("window", default.window),
+        stable: span("stable", default.stable),
+        budget: runtime.take("budget", integer(defaults::RESTART_BUDGET_BOUNDS)).unwrap_or(default.budget),
     }
 }
 

@@ -6,13 +6,15 @@ use super::{
     CgroupUse, Config, DockerConfig, EngineKind, HttpConfig, LogFormat, NetworkConfig, PullPolicy, UserNamespace, units,
 };
 use crate::network::policy::Policy;
+use crate::sandbox::policy::Policy as Restarts;
 
 impl Config {
     /// The effective configuration as TOML, each key with a word of explanation. [`Config::parse`] reads it back to the
     /// same configuration.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        let first = [self.listening(), self.http(), self.log(), self.sandbox(), self.run(), self.image()];
+        let first =
+            [self.listening(), self.http(), self.log(), self.sandbox(), self.run(), self.runtime(), self.image()];
         let rest = [self.network(), self.engine(), self.docker(), self.limits(), self.access()];
         [&first[..], &rest].concat().join("\n")
     }
@@ -112,6 +114,27 @@ reserve = {reserve}
             max_wakes = sandbox.max_wakes,
             max_sandboxes = sandbox.max_sandboxes,
             reserve = sandbox.reserve,
+        )
+    }
+
+    fn runtime(&self) -> String {
+        let Restarts { first, longest, budget, window, stable } = self.runtime;
+        format!(
+            "\
+# The process that a sandbox keeps running, if it was made with one.
+[runtime]
+# How long after its end it is started again: at first, and after more and more of them at most.
+restart_after = {first}
+restart_longest = {longest}
+# The end after which it is given up, if so many come within the window; after so long a life they no longer count.
+budget = {budget}
+window = {window}
+stable = {stable}
+",
+            first = duration(first),
+            longest = duration(longest),
+            window = duration(window),
+            stable = duration(stable),
         )
     }
 

@@ -109,6 +109,12 @@ retention = '1day'
 retained_runs = 0
 output_cap = 65536
 max_runs = 1
+[runtime]
+restart_after = '2s'
+restart_longest = '3s'
+budget = 4
+window = '5s'
+stable = '6s'
 [image]
 max_unpacked = '1G'
 plain_http = ['registry.local:5000']
@@ -183,6 +189,13 @@ audit = '/audit'
             retained_runs: 0,
             output_cap: 65_536,
             max_runs: 1,
+        },
+        runtime: Restarts {
+            first: Duration::from_secs(2),
+            longest: Duration::from_secs(3),
+            budget: 4,
+            window: Duration::from_secs(5),
+            stable: Duration::from_secs(6),
         },
         image: ImageConfig { max_unpacked: 1 << 30, plain_http: vec!["registry.local:5000".to_owned()] },
         network: NetworkConfig {

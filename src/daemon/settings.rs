@@ -50,6 +50,7 @@ pub fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
         spools: spools(&config.state_dir),
         network: Bounds::new(network.default.clone(), network.ceiling.clone()).map_err(DaemonError::Network)?,
         outside: Arc::new(Outside::new(network.reachable.clone())),
+        restarts: config.runtime,
     })
 }
 

@@ -322,6 +322,11 @@ impl Hands {
         self.shared.registry.list()
     }
 
+    /// Forgets a run that has ended, before its retention is over.
+    pub fn discard(&self, run: &Run) {
+        run.evict();
+    }
+
     /// How many runs have not ended.
     #[must_use]
     pub fn running(&self) -> usize {

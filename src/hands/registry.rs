@@ -54,7 +54,7 @@ impl Registry {
         if table.runs.iter().filter(|run| !run.has_ended()).count() >= self.max_runs {
             return Err(RunError::TooMany { limit: self.max_runs });
         }
-        let (run, publisher) = Run::new(RunId::random(), command.clone());
+        let (run, publisher) = Run::new(RunId::random(), key.map(str::to_owned), command.clone());
         table.runs.push_back(run.clone());
         if let Some(key) = key {
             table.keys.insert(key.to_owned(), (command.clone(), run.clone()));
@@ -64,7 +64,7 @@ impl Registry {
 
     /// A run that an earlier daemon began.
     pub fn restore(&self, id: RunId, command: Command, key: Option<&str>) -> (Run, Publisher) {
-        let (run, publisher) = Run::new(id, command.clone());
+        let (run, publisher) = Run::new(id, key.map(str::to_owned), command.clone());
         let mut table = self.lock();
         table.runs.push_back(run.clone());
         if let Some(key) = key {

@@ -23,6 +23,7 @@ pub struct Run {
 #[derive(Debug)]
 struct Handle {
     id: RunId,
+    key: Option<String>,
     command: Command,
     state: watch::Receiver<State>,
     cancel: mpsc::Sender<Duration>,
@@ -67,18 +68,24 @@ pub struct Publisher {
 
 impl Run {
     /// A run to be started, and its task's side.
-    pub(super) fn new(id: RunId, command: Command) -> (Self, Publisher) {
+    pub(super) fn new(id: RunId, key: Option<String>, command: Command) -> (Self, Publisher) {
         let (sender, state) = watch::channel(State::Starting);
         let (cancel, cancels) = mpsc::channel(CANCEL_QUEUE);
         let evicted = CancellationToken::new();
         let publisher = Publisher { state: sender, cancels, evicted: evicted.clone() };
-        (Self { shared: Arc::new(Handle { id, command, state, cancel, evicted }) }, publisher)
+        (Self { shared: Arc::new(Handle { id, key, command, state, cancel, evicted }) }, publisher)
     }
 
     /// Its id.
     #[must_use]
     pub fn id(&self) -> &RunId {
         &self.shared.id
+    }
+
+    /// The idempotency key with which it was asked for.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.shared.key.as_deref()
     }
 
     /// What was asked for.

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::idle::Activity;
 use super::live::{Body, Tools, connect};
 use super::record::Record;
 use super::reserve::Ready;
+use super::runtime::state::Ending;
 use super::state::{Observation, Phase, Tier};
 use super::{IdleTimeout, Order, SandboxError, Snapshot};
 use crate::crash;
@@ -30,6 +32,7 @@ mod adoption;
 mod look;
 mod ports;
 mod sleep;
+mod supervision;
 
 /// How long the engine may take to say more about the end of a sandbox. It is worth little, and its runs wait for it.
 const POST_MORTEM_DEADLINE: Duration = Duration::from_secs(2);
@@ -55,6 +58,8 @@ pub struct Driver {
     ports: watch::Sender<Vec<Port>>,
     /// When it is looked for them again.
     next_look: Instant,
+    /// Waits for the end of the runtime, while that runs.
+    watch: JoinSet<Ending>,
 }
 
 /// How a driver begins.
@@ -73,6 +78,8 @@ enum Event {
     Idle,
     LongAsleep,
     Look,
+    RuntimeDue,
+    RuntimeEnded(Ending),
 }
 
 impl Driver {
@@ -87,7 +94,8 @@ impl Driver {
     ) -> Self {
         let now = Instant::now();
         let (asleep_since, next_look) = (now, now + ports::INTERVAL);
-        Self { tools, record, publisher, requests, activity, body: Body::Gone, asleep_since, ports, next_look }
+        let (body, watch) = (Body::Gone, JoinSet::new());
+        Self { tools, record, publisher, requests, activity, body, asleep_since, ports, next_look, watch }
     }
 
     /// The sandbox's whole life. Answers its id when it is gone.
@@ -177,6 +185,7 @@ impl Driver {
     /// which tells those who gave them.
     async fn keep(&mut self, mut orders: mpsc::Receiver<Order>) {
         loop {
+            self.attend().await;
             match self.next_event(&mut orders).await {
                 Event::Destroy => break,
                 Event::GuestGone(why) => {
@@ -187,6 +196,8 @@ impl Driver {
                 Event::Idle => self.fall_asleep().await,
                 Event::LongAsleep => self.sink().await,
                 Event::Look => self.look_at_ports().await,
+                Event::RuntimeDue => self.start_runtime().await,
+                Event::RuntimeEnded(ending) => self.runtime_ended(ending).await,
             }
         }
     }
@@ -210,12 +221,16 @@ impl Driver {
                 _ => std::future::pending().await,
             }
         };
+        let longest = self.tools.defaults.restarts.longest;
+        let runtime_due = Self::runtime_due(self.record.supervised.as_ref(), &self.record.phase, longest);
         // All are cancel-safe: an order that was not received stays in the queue, the others wait for what stays.
         tokio::select! {
             biased;
             () = requested(&mut self.requests) => Event::Destroy,
             why = self.body.ended() => Event::GuestGone(why),
             Some(order) = orders.recv() => Event::Order(order),
+            Some(Ok(ending)) = self.watch.join_next() => Event::RuntimeEnded(ending),
+            () = runtime_due => Event::RuntimeDue,
             () = idle => Event::Idle,
             () = long_asleep => Event::LongAsleep,
             () = look => Event::Look,
@@ -245,6 +260,7 @@ impl Driver {
             Order::Hibernate(tier, reply) => (self.hibernate_now(tier).await, reply),
             Order::Wake(reply) => (self.wake().await, reply),
             Order::Look(reply) => (self.look().await, reply),
+            Order::Retry(reply) => (self.retry_runtime().await, reply),
             Order::SetLimits(limits, reply) => (self.set_limits(limits).await, reply),
             Order::SetNetwork(policy, reply) => (self.set_network(policy).await, reply),
             Order::SetIdle(idle, reply) => (self.set_idle(idle).await, reply),
@@ -385,11 +401,12 @@ impl Driver {
 
     fn publish(&self) {
         let (hands, network) = (self.body.hands(), self.body.network());
-        let (Record { generation, phase, limits, policy, .. }, idle) = (&self.record, self.record.idle());
+        let (Record { generation, phase, limits, policy, supervised, .. }, idle) = (&self.record, self.record.idle());
         self.publisher.send_if_modified(|snapshot| {
             let is_news = snapshot.generation != *generation;
-            let (phase, policy) = (phase.clone(), policy.clone());
-            *snapshot = Snapshot { generation: *generation, phase, limits: *limits, idle, policy, hands, network };
+            let (phase, policy, runtime) = (phase.clone(), policy.clone(), supervised.clone());
+            *snapshot =
+                Snapshot { generation: *generation, phase, limits: *limits, idle, policy, hands, network, runtime };
             is_news
         });
     }

@@ -23,6 +23,8 @@ use crate::network::policy::{Beyond, Bounds, Policy};
 use crate::network::{Network, Outside, Port};
 use crate::store::StoreError;
 use crate::telemetry::chain;
+use runtime::Runtime;
+use runtime::state::Supervised;
 use state::{Failure, Phase, Tier};
 
 mod connection;
@@ -37,6 +39,7 @@ pub mod record;
 pub mod recovery;
 mod registry;
 mod reserve;
+pub mod runtime;
 pub mod state;
 
 pub use connection::{Connection, ForwardError};
@@ -60,6 +63,8 @@ enum Order {
     Hibernate(Tier, Reply),
     Wake(Reply),
     Look(Reply),
+    /// Gives a runtime that was given up another try.
+    Retry(Reply),
     SetLimits(Limits, Reply),
     SetNetwork(Policy, Reply),
     SetIdle(IdleTimeout, Reply),
@@ -84,6 +89,9 @@ pub struct Wish {
     pub idle: Option<IdleTimeout>,
     /// What it may reach; `None`: the node's default.
     pub network: Option<Policy>,
+    /// What it keeps running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
 }
 
 /// When an idle sandbox goes to sleep.
@@ -121,6 +129,8 @@ pub struct Defaults {
     pub network: Bounds,
     /// The way out of the node.
     pub outside: Arc<Outside>,
+    /// How patient to be with runtimes that end.
+    pub restarts: policy::Policy,
 }
 
 /// Where agents work.
@@ -147,6 +157,9 @@ pub struct Profile {
     pub created_at: SystemTime,
     /// Name of its engine.
     pub engine: String,
+    /// What it keeps running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
 }
 
 impl Profile {
@@ -184,6 +197,8 @@ pub struct Snapshot {
     pub hands: Option<Hands>,
     /// The same.
     pub network: Option<Network>,
+    /// How what it keeps running stands.
+    pub runtime: Option<Supervised>,
 }
 
 /// A handle on a sandbox.
@@ -321,7 +336,7 @@ impl Sandbox {
             {
                 return Ok((hands, lease));
             }
-            self.wake().await?;
+            self.order(Order::Wake).await?;
         }
     }
 
@@ -375,13 +390,15 @@ impl Sandbox {
         }
     }
 
-    /// Wakes it, and waits until it is awake. All who ask at the same time share one wake.
+    /// Wakes it, and waits until it is awake. All who ask at the same time share one wake. A runtime that was given up gets
+    /// another try.
     ///
     /// # Errors
     /// [`SandboxError::NotRunning`], [`SandboxError::Engine`], [`SandboxError::Guest`], [`SandboxError::WakesFull`],
     /// [`SandboxError::Store`].
     pub async fn wake(&self) -> Result<(), SandboxError> {
-        self.order(Order::Wake).await
+        self.order(Order::Wake).await?;
+        self.order(Order::Retry).await
     }
 
     /// Has its driver look whether somebody else has put it to sleep, woken it or ended it.

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::policy::History;
+use super::runtime::state::Supervised;
 use super::state::{Failure, Phase, Tier};
 use super::{IdleTimeout, Profile, Wish};
 use crate::engine::{ImageDefaults, Limits};
@@ -44,6 +45,24 @@ pub struct Record {
     /// The ports that are listened on, as far as that was told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
+    /// How its runtime stands, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervised: Option<Supervised>,
+}
+
+/// What became of a runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuntimeStep {
+    /// It is about to be started.
+    Starting,
+    /// Its run has begun.
+    Started,
+    /// It has ended, or could not be started.
+    Exited,
+    /// The same, and it is given up.
+    Failed,
+    /// It was ended with its sandbox, and is to be started with it again.
+    Stopped,
 }
 
 /// A request that may come again.
@@ -69,12 +88,16 @@ pub struct Told {
     /// Of an event about a port: which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Port>,
+    /// How its runtime stands, if it is of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Supervised>,
 }
 
 impl Record {
     /// Of a sandbox that is to be made.
     #[must_use]
     pub fn new(profile: Arc<Profile>, claim: Option<Claim>, limits: Limits, policy: Policy, boot: String) -> Self {
+        let supervised = profile.runtime.as_ref().map(|_| Supervised::new(profile.created_at));
         Self {
             version: VERSION,
             profile,
@@ -88,6 +111,7 @@ impl Record {
             boot,
             crashes: History::default(),
             ports: Vec::new(),
+            supervised,
         }
     }
 
@@ -119,7 +143,7 @@ impl Record {
     #[must_use]
     pub fn event(&self, now: SystemTime) -> NewEvent {
         let (tier, failure) = (self.phase.tier(), self.phase.failure().cloned());
-        let told = Told { generation: self.generation, tier, failure, port: None };
+        let told = Told { generation: self.generation, tier, failure, ..Told::default() };
         told.event(now, format!("sandbox.{}", self.phase.name()))
     }
 
@@ -141,7 +165,21 @@ impl Record {
             PortChange::Opened(port) => ("port.opened", *port),
             PortChange::Closed(port) => ("port.closed", *port),
         };
-        let told = Told { generation: self.generation, tier: None, failure: None, port: Some(port) };
+        let told = Told { generation: self.generation, port: Some(port), ..Told::default() };
+        told.event(now, kind.to_owned())
+    }
+
+    /// The event of what became of its runtime.
+    #[must_use]
+    pub fn runtime_event(&self, step: RuntimeStep, now: SystemTime) -> NewEvent {
+        let kind = match step {
+            RuntimeStep::Starting => "runtime.starting",
+            RuntimeStep::Started => "runtime.started",
+            RuntimeStep::Exited => "runtime.exited",
+            RuntimeStep::Failed => "runtime.failed",
+            RuntimeStep::Stopped => "runtime.stopped",
+        };
+        let told = Told { generation: self.generation, runtime: self.supervised.clone(), ..Told::default() };
         told.event(now, kind.to_owned())
     }
 }

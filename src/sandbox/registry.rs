@@ -184,7 +184,8 @@ impl Sandboxes {
         let profile = Arc::clone(&record.profile);
         let Record { generation, limits, .. } = record;
         let (phase, policy, idle) = (record.phase.clone(), record.policy.clone(), record.idle());
-        let first = Snapshot { generation, phase, limits, idle, policy, hands: None, network: None };
+        let runtime = record.supervised.clone();
+        let first = Snapshot { generation, phase, limits, idle, policy, hands: None, network: None, runtime };
         let (publisher, snapshot) = watch::channel(first);
         let (publish_ports, ports) = watch::channel(record.ports.clone());
         let (destroy, requests) = watch::channel(0);
@@ -221,6 +222,7 @@ impl Sandboxes {
             idle: wish.idle.unwrap_or(*idle),
             created_at: SystemTime::now(),
             engine: self.engine().name().to_owned(),
+            runtime: wish.runtime.clone(),
         }
     }
 

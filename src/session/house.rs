@@ -159,6 +159,7 @@ impl Search {
             workspace: None,
             idle: None,
             network: None,
+            runtime: None,
         };
         // The same one again, if the daemon was killed before the session knew of it.
         let key = format!("{}/{role}/{}", self.session, before.map_or("", SandboxId::as_str));

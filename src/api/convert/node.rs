@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::network::port_message;
+use super::runtime::runtime_status;
 use super::sandboxes::{failure, tier_message};
 use crate::api::proto;
 use crate::api::status::Fault;
@@ -18,8 +19,7 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(600), Duration::from
 pub fn node_event(event: StoredEvent) -> proto::NodeEvent {
     let StoredEvent { seq, at, sandbox, kind, body } = event;
     // What a newer daemon wrote is told as far as it is understood.
-    let told = serde_json::from_str::<Told>(&body).ok();
-    let told = told.unwrap_or_default();
+    let told = serde_json::from_str::<Told>(&body).ok().unwrap_or_default();
     proto::NodeEvent {
         seq,
         at: Some(at.into()),
@@ -29,6 +29,7 @@ pub fn node_event(event: StoredEvent) -> proto::NodeEvent {
         tier: tier_message(told.tier).into(),
         failure: told.failure.as_ref().map(failure),
         port: told.port.as_ref().map(port_message),
+        runtime: told.runtime.as_ref().map(runtime_status),
     }
 }
 

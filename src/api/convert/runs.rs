@@ -10,6 +10,7 @@ use crate::guest::wire::PtySize;
 use crate::hands::output::Stream;
 use crate::hands::{BackgroundPolicy, Command, Deadline, Event, Exited, Input, Program, Reason, Run, Started, Stdio};
 use crate::ids::SandboxId;
+use crate::sandbox::runtime::is_runtime;
 
 /// Most bytes of a command with its environment.
 const MAX_COMMAND_BYTES: usize = 1 << 20;
@@ -59,7 +60,7 @@ pub fn command(
     Ok((sandbox, command, key(request.idempotency_key)?))
 }
 
-fn program(line: Option<String>, argv: Vec<String>) -> Result<Program, Fault> {
+pub(super) fn program(line: Option<String>, argv: Vec<String>) -> Result<Program, Fault> {
     match (line, argv.is_empty()) {
         (Some(line), true) if line.contains('\0') => Err(Fault::argument("command", "holds a NUL")),
         (Some(line), true) => Ok(Program::Shell(line)),
@@ -246,5 +247,6 @@ pub fn run(sandbox: &SandboxId, run: &Run) -> Option<proto::Run> {
         output_bytes: spool.len(),
         exited: run.exited().map(exited),
         pty: matches!(run.command().stdio, Stdio::Terminal { .. }),
+        runtime: is_runtime(run),
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::network::{network, network_message, network_usage};
+use super::runtime::{runtime, runtime_message, runtime_status};
 use super::{MAX_PATH, bounded, check_env, checked_user, key, page_size};
 use crate::api::proto::{self, ErrorReason};
 use crate::api::status::Fault;
@@ -60,6 +61,7 @@ pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String
         workspace,
         idle: request.idle_timeout.map(idle_timeout).transpose()?,
         network: network(request.network)?,
+        runtime: request.runtime.map(runtime).transpose()?,
     };
     Ok((wish, key(request.idempotency_key)?))
 }
@@ -175,6 +177,8 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
             IdleTimeout::After(timeout) => prost_types::Duration::try_from(timeout).ok(),
             IdleTimeout::Never => None,
         },
+        runtime: profile.runtime.as_ref().map(runtime_message),
+        runtime_status: snapshot.runtime.as_ref().map(runtime_status),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::api::status::Fault;
 use crate::hands::files::{DEFAULT_DIRECTORY_MODE, ReadPart};
 use crate::hands::{Events, Input, Run};
 use crate::sandbox::Sandboxes;
+use crate::sandbox::runtime::is_check;
 
 /// The service.
 pub struct HandsService {
@@ -96,7 +97,7 @@ impl Service for HandsService {
         let (door, request) = self.doors.enter(request)?;
         let id = convert::sandbox_id(&request.sandbox_id)?;
         let runs = door.hands(&id)?.runs();
-        let runs = runs.iter().filter_map(|run| convert::run(&id, run)).collect();
+        let runs = runs.iter().filter(|run| !is_check(run)).filter_map(|run| convert::run(&id, run)).collect();
         Ok(Response::new(ListRunsResponse { runs }))
     }
 

@@ -21,6 +21,7 @@ use crate::api::proto::BashRequest;
 use crate::api::status::Fault;
 use crate::hands::output::Stream;
 use crate::hands::{Event, Events, Hands, Run, RunError};
+use crate::sandbox::runtime::is_check;
 
 /// How long a request for a result waits for it: long enough that most commands need one request. The client looks whether
 /// its caller has given up only between two requests, so no longer.
@@ -89,7 +90,10 @@ async fn list(State(surface): State<Shared>, Path(id): Path<String>) -> Result<a
     let sandbox = find(&surface, &id)?;
     // One that is being made, or removed, has none.
     let runs = sandbox.hands().map(|hands| hands.runs()).unwrap_or_default();
-    let views = runs.iter().filter_map(|run| convert::run(&sandbox.profile().id, run, surface.viewers.of(run.id())));
+    let views = runs
+        .iter()
+        .filter(|run| !is_check(run))
+        .filter_map(|run| convert::run(&sandbox.profile().id, run, surface.viewers.of(run.id())));
     Ok(axum::Json(views.collect()))
 }
 

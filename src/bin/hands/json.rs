@@ -38,6 +38,7 @@ pub fn sandbox(sandbox: &proto::Sandbox) -> Value {
         "running": sandbox.running,
         "tier": (sandbox.tier() != proto::Tier::Unspecified).then(|| sandbox.tier().as_str_name()),
         "idle_timeout_seconds": seconds(sandbox.idle_timeout),
+        "runtime": sandbox.runtime_status.as_ref().map(runtime),
     })
 }
 
@@ -90,6 +91,30 @@ pub fn run(run: &proto::Run) -> Value {
         "output_bytes": run.output_bytes,
         "exited": run.exited.as_ref().map(exited),
         "pty": run.pty,
+        "runtime": run.runtime,
+    })
+}
+
+/// How the runtime of a sandbox stands.
+pub fn runtime(status: &proto::RuntimeStatus) -> Value {
+    json!({
+        "state": status.state().as_str_name(),
+        "run_id": status.run_id,
+        "starts": status.starts,
+        "next_start": time(status.next_start),
+        "last_exit": status.last_exit.as_ref().map(runtime_exit),
+        "failure": status.failure.as_ref().map(|it| json!({ "reason": it.reason, "message": it.message })),
+    })
+}
+
+fn runtime_exit(exit: &proto::RuntimeExit) -> Value {
+    use proto::runtime_exit::Status;
+    json!({
+        "reason": exit.reason().as_str_name(),
+        "code": match exit.status { Some(Status::Code(code)) => Some(code), _ => None },
+        "signal": match exit.status { Some(Status::Signal(signal)) => Some(signal), _ => None },
+        "message": exit.message,
+        "at": time(exit.at),
     })
 }
 

@@ -17,6 +17,7 @@ mod network;
 mod node;
 mod output;
 mod runs;
+mod runtime;
 mod sandboxes;
 mod search;
 mod sessions;

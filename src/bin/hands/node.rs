@@ -76,5 +76,6 @@ fn shape(event: &NodeEvent) -> Value {
         "tier": (event.tier() != Tier::Unspecified).then(|| event.tier().as_str_name()),
         "port": event.port.as_ref().map(|it| json!({ "port": it.port, "address": it.address })),
         "failure": event.failure.as_ref().map(|it| json!({ "reason": it.reason, "message": it.message })),
+        "runtime": event.runtime.as_ref().map(shapes::runtime),
     })
 }

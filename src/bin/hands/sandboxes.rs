@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::events::Format;
 use crate::output::{self, Align};
-use crate::{Context, args, errors, json, network};
+use crate::{Context, args, errors, json, network, runtime};
 
 /// Makes a sandbox and prints its id.
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,7 @@ use crate::{Context, args, errors, json, network};
   hands create                                         # the node's default image
   hands create --image debian:12 --memory 512M --cpus 1.5
   hands create --label owner=ann --env LANG=C.UTF-8
+  hands create --runtime 'exec python3 -m http.server' --health 'curl -fsS localhost:8000'
   ID=$(hands create --image tar:/srv/rootfs.tar.zst)
 
 Images: host, dir:/path, tar:/path, archive:/path[:name], or a registry reference.")]
@@ -64,6 +65,8 @@ pub struct CreateArgs {
     /// A second create with the same key and request answers with the same sandbox
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    #[command(flatten)]
+    runtime: runtime::RuntimeArgs,
 }
 
 /// Shows a sandbox.
@@ -136,6 +139,7 @@ pub async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         network: network::request(args.network, args.allow)?,
         idempotency_key: args.idempotency_key.unwrap_or_default(),
         idle_timeout: args.idle_timeout,
+        runtime: runtime::request(args.runtime),
     };
     let sandbox = context.sandboxes().create(request).await?.into_inner();
     match context.format {
@@ -295,6 +299,7 @@ fn describe(sandbox: &Sandbox, now: SystemTime) -> String {
         ("disk", bytes(limits.disk_bytes)),
         ("network", network::describe(sandbox)),
         ("runs", sandbox.running.to_string()),
+        ("runtime", runtime::describe(sandbox)),
         ("generation", sandbox.generation.to_string()),
     ])
 }

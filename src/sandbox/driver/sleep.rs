@@ -61,6 +61,9 @@ impl Driver {
             Tier::Stopped => ("stop.intended", "stop.done", "stop.observed"),
         };
         crash::point(intended);
+        if from == Phase::Running && tier == Tier::Stopped {
+            self.end_runtime().await;
+        }
         let timing = metrics().step(LifeStep::Hibernate);
         let slept = match tier {
             Tier::Frozen => self.tools.engine.freeze(self.id()).await,
