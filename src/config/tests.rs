@@ -314,6 +314,12 @@ fn the_default_deadline_is_never_beyond_the_maximum() {
 }
 
 #[test]
+fn http_is_served_where_grpc_is_not() {
+    let faults = faults("grpc = ['127.0.0.1:7420']\nhttp.listen = '127.0.0.1:7420'");
+    assert_eq!(faults, ["2:15: http.listen: expected another address than gRPC has"]);
+}
+
+#[test]
 fn flags_win_over_the_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, "state_dir = '/file'\ngrpc = ['127.0.0.1:1']\nhttp.listen = 'off'\nrun.max_runs = 7\n")
