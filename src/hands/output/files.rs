@@ -3,7 +3,7 @@
 //! `data` holds the output. `index` is words of 8 bytes, little-endian: [`MAGIC`], the cap, the cursor from which on
 //! output was dropped ([`u64::MAX`]: nowhere), and then one [`Record`] for each switch of streams.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -63,8 +63,8 @@ impl Files {
         self.opened.get().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Makes them if they are not there yet, and their directory. Files of another spool are refused. A kill meanwhile leaves
-    /// files that cannot be opened; no output had been taken then.
+    /// Makes them if they are not there yet, and their directory. Files of another spool are refused. What a kill meanwhile
+    /// leaves is no spool, and [`Files::open`] removes it; no output had been taken then.
     fn made(&self) -> io::Result<&Opened> {
         if !self.are_made() {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
@@ -96,6 +96,7 @@ impl Files {
             let path = directory.join(name);
             OpenOptions::new().read(true).write(true).open(&path).map_err(failed("opening", &path))
         };
+        remove_half_made(directory).map_err(failed("clearing", directory))?;
         let opened = OnceLock::from(Opened { data: open("data")?, index: open("index")? });
         let mut files = Files { directory: directory.to_owned(), cap: 0, opened };
         let left = files.mend().map_err(failed("mending the spool in", directory))?;
@@ -168,6 +169,25 @@ impl Files {
         let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         Ok(fallocate(&self.opened()?.data, mode, signed(from), signed(to - from))?)
     }
+}
+
+/// Removes files whose maker was killed before the index had its header, so that they can be made anew.
+fn remove_half_made(directory: &Path) -> io::Result<()> {
+    let [data, index] = ["data", "index"].map(|name| directory.join(name));
+    let len = |path: &Path| match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        metadata => metadata.map(|metadata| metadata.len()),
+    };
+    if len(&data)? > 0 || len(&index)? >= HEADER_WORDS * WORD {
+        return Ok(());
+    }
+    for path in [data, index] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn write_word(index: &File, number: u64, word: u64) -> io::Result<()> {

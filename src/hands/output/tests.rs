@@ -414,6 +414,26 @@ async fn a_spool_is_neither_made_over_another_nor_opened_without_its_header() {
 }
 
 #[tokio::test]
+async fn files_whose_maker_was_killed_are_made_anew() {
+    for (data, index) in [(true, None), (true, Some(0)), (true, Some(20)), (false, Some(8))] {
+        let directory = tempfile::tempdir().unwrap();
+        if data {
+            fs::write(directory.path().join("data"), "").unwrap();
+        }
+        if let Some(len) = index {
+            fs::write(directory.path().join("index"), vec![1; len]).unwrap();
+        }
+        let missing = SpoolWriter::open(directory.path()).unwrap_err();
+        let SpoolError::File { source, .. } = missing else { panic!("{missing:?}") };
+        assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+        let (mut writer, spool) = SpoolWriter::create(directory.path(), MIB);
+        put(&mut writer, Stream::Stdout, b"kept");
+        writer.close();
+        assert_eq!(read_all(&spool, 0).await, [output(Stream::Stdout, 0, b"kept")]);
+    }
+}
+
+#[tokio::test]
 async fn a_late_reader_of_much_gets_all_of_it() {
     let (_directory, mut writer, spool) = spool(64 * MIB);
     for cursor in (0..20 * MIB).step_by(1 << 20) {
