@@ -46,6 +46,7 @@ pub fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
             retained_runs: config.run.retained_runs,
             max_runs: config.run.max_runs,
             output_cap: config.run.output_cap,
+            guest: String::new(),
         },
         spools: spools(&config.state_dir),
         network: Bounds::new(network.default.clone(), network.ceiling.clone()).map_err(DaemonError::Network)?,

@@ -69,6 +69,9 @@ pub struct Begun {
     pub oom_kills: u64,
     /// It keeps the sandbox awake.
     pub is_activity: bool,
+    /// Which guest was to spawn it; empty if that is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub guest: String,
 }
 
 /// The end of a run.
@@ -179,6 +182,12 @@ impl State {
 }
 
 impl Left {
+    /// The daemon was killed before it had it spawned, as this guest, which does not hold it, would otherwise do.
+    #[must_use]
+    pub fn was_never_spawned(&self, guest: &str) -> bool {
+        self.ended.is_none() && !guest.is_empty() && self.begun.guest == guest
+    }
+
     /// The steps that say this.
     fn steps(self) -> impl Iterator<Item = Step> {
         let run = self.begun.run.clone();
@@ -235,7 +244,7 @@ mod tests {
             background: BackgroundPolicy::Keep,
         };
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
-        Begun { run: RunId::random(), key: None, command, at, oom_kills: 0, is_activity: true }
+        Begun { run: RunId::random(), key: None, command, at, oom_kills: 0, is_activity: true, guest: "g".to_owned() }
     }
 
     fn ended() -> Ended {

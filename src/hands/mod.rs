@@ -153,6 +153,8 @@ pub struct Settings {
     pub max_runs: usize,
     /// Output kept of one run, in bytes.
     pub output_cap: u64,
+    /// Which guest it is: another after each start of the sandbox. Empty if that is not known.
+    pub guest: String,
 }
 
 /// A handle on the hands of one sandbox.

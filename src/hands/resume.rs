@@ -2,8 +2,9 @@
 //! been.
 //!
 //! The journal says which runs there are, the guest which of them it still holds. One that ended unheard is heard now; one
-//! that the guest does not hold and whose end is not known went with another guest, and is lost. What the guest holds and
-//! the journal does not know was never told to anybody, and is ended.
+//! that the guest does not hold and whose end is not known went with another guest, and is lost; if it was this one's, it was
+//! never spawned, nobody was told of it, and whoever comes again with its key starts it. What the guest holds and the journal
+//! does not know was never told to anybody either, and is ended.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,11 +14,11 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::input::{Sender, Sink, Writer};
-use super::journal::{Begun, Ended, Left};
+use super::journal::{Begun, Ended, Left, Step};
 use super::output::{Sources, Spool, SpoolError, SpoolWriter};
 use super::reach::Reach;
 use super::run::Started;
-use super::task::{Live, Task};
+use super::task::{Live, Task, remove_spools};
 use super::{Exited, Shared};
 use crate::guest::client::{GuestError, HeldOutput, HeldRun};
 use crate::ids::RunId;
@@ -36,6 +37,11 @@ pub async fn resume<L: Send + 'static>(shared: &Arc<Shared>, lease: impl Fn() ->
     let mut held: HashMap<RunId, HeldRun> = held.into_iter().map(|held| (held.run.clone(), held)).collect();
     for left in left {
         let held = held.remove(&left.begun.run);
+        if held.is_none() && left.was_never_spawned(&shared.settings.guest) {
+            shared.journal.add(&Step::Removed { run: left.begun.run.clone() });
+            remove_spools(shared.directory.join(left.begun.run.as_str())).await;
+            continue;
+        }
         let Begun { run, key, command, is_activity, .. } = left.begun.clone();
         let (run, publisher) = shared.registry.restore(run, command, key.as_deref());
         let task = Task::new(Arc::clone(shared), run, publisher, key);

@@ -123,6 +123,7 @@ impl Task {
             at,
             oom_kills: oom_kills_before,
             is_activity,
+            guest: self.shared.settings.guest.clone(),
         }));
         let Launched { spawned, reach, sources, stdin } = launch(&self.shared, self.run.id(), command).await?;
         let began = Instant::now();

@@ -1,5 +1,8 @@
 //! A sandbox whose processes are there.
 
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -110,6 +113,12 @@ pub async fn connect(
     }
 }
 
+/// Names a guest by the socket that it listens on, which is made anew for each.
+fn incarnation(socket: &Path) -> String {
+    let of = |made: Metadata| format!("{}.{}.{}", made.ino(), made.mtime(), made.mtime_nsec());
+    fs::metadata(socket).map(of).unwrap_or_default()
+}
+
 async fn try_connect(
     tools: &Tools,
     record: &Record,
@@ -125,6 +134,7 @@ async fn try_connect(
         env: record.image.env.clone(),
         user: profile.user.clone().or_else(|| record.image.user.clone()).unwrap_or_default(),
         workspace: profile.workspace.clone(),
+        guest: incarnation(&started.socket),
         ..tools.defaults.runs.clone()
     };
     settings.env.extend(network::environment(&record.policy));

@@ -102,6 +102,7 @@ impl Bench {
             retention: SOON,
             retained_runs: 100,
             max_runs: 100,
+            guest: String::new(),
             output_cap: 64 << 20,
         };
         let spools = self.directory.path().join("spools").join(spec.id.as_str());
