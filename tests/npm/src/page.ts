@@ -91,7 +91,8 @@ try {
     const { page, complaints } = await open("light");
     await logIn(page);
     await page.getByRole("tab", { name: "Sessions" }).click();
-    await page.getByLabel("List").getByText(session.id).click();
+    // The list of sandboxes, whose labels name the session, goes when that of sessions comes.
+    await page.getByLabel("List").getByText(session.id, { exact: true }).click();
     const detail = page.getByLabel("Detail");
     const log = detail.getByLabel("Events");
     await log.getByText("first words").first().waitFor();

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 
 import { ExecTimeoutError, Sandbox, ShellBusyError, ShellClosedError } from "@opencomputer/sdk";
 
+import { cutter } from "./cutter.js";
 import { eventually, node, test } from "./harness.js";
 
 const { key, url } = node();
@@ -80,6 +81,37 @@ await test("a command's output comes as it is written, and stdin goes in", () =>
     assert.equal(await session.done, 143);
     assert.equal(await second.done, 143);
     assert.equal(ended, 143);
+  }));
+
+await test("a command whose connection is cut ten times loses no byte of its output", () =>
+  withSandbox(async (sandbox) => {
+    const proxy = await cutter(new URL(url).port);
+    const far = await Sandbox.connect(sandbox.id, { ...connection, apiUrl: proxy.url });
+    const expected = Array.from({ length: 200 }, (_, at) => `${at + 1}\n`).join("");
+    // What each connection brings by itself: one that was cut may bring a last word later.
+    const reader = () => {
+      const decoder = new TextDecoder();
+      const read = { text: "", onStdout: (data: Uint8Array) => void (read.text += decoder.decode(data)) };
+      return read;
+    };
+    let read = reader();
+    const args = ["-c", "for i in $(seq 200); do echo $i; sleep 0.02; done; read line; exit 5"];
+    const begun = await far.exec.start("sh", { args, onStdout: read.onStdout });
+    begun.done.catch(() => {});
+    for (let cut = 0; cut < 10; cut++) {
+      const least = expected.length * ((cut + 1) / 12);
+      await eventually(async () => read.text.length >= least);
+      assert.ok(expected.startsWith(read.text), read.text);
+      proxy.cut();
+      // All of it comes again, from the beginning.
+      read = reader();
+      (await far.exec.attach(begun.sessionId, { onStdout: read.onStdout })).done.catch(() => {});
+    }
+    await eventually(async () => read.text === expected);
+    const last = await sandbox.exec.attach(begun.sessionId);
+    last.sendStdin("\n");
+    assert.equal(await last.done, 5);
+    proxy.close();
   }));
 
 await test("a shell keeps its directory and its variables", () =>
