@@ -264,7 +264,7 @@ async fn an_image_that_nothing_is_made_of_goes_and_none_that_others_brought() {
     sandbox.through(&daemon).destroy().await.unwrap();
     daemon.kill();
     assert_eq!(listed(&daemon), format!("image {image}"));
-    assert_eq!(images(&dockerd), [image.clone()]);
+    assert_eq!(images(&dockerd), std::slice::from_ref(&image));
     // Somebody else's name for it keeps it; ours goes with the next daemon.
     dockerd.tag(&image, "foreign", "1");
     daemon.restart().await;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use handsd::api::proto::{BashRequest, CreateSandboxRequest, ErrorReason};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use support::{Daemon, Sandbox, argv, fault, reason, refusal, shell};
+use support::{Daemon, SOON, Sandbox, argv, eventually, expect, fault, reason, refusal, shell};
 use tonic::{Code, Status};
 
 mod support;
@@ -175,4 +176,41 @@ async fn an_image_that_cannot_be_used_says_why_and_leaves_nothing() {
     empty.destroy().await.unwrap();
     let left: Vec<_> = fs::read_dir(daemon.state().join("sandboxes")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// Makes it look as if no image had been asked for in two days.
+fn age_images(daemon: &Daemon) {
+    let long_ago = SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
+    for record in fs::read_dir(daemon.state().join("images/records")).unwrap() {
+        File::options().append(true).open(record.unwrap().path()).unwrap().set_modified(long_ago).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_nothing_is_made_of_goes_with_its_layers() {
+    let Some(busybox) = busybox() else { return };
+    let Some(mut daemon) = Daemon::start().await else { return };
+    let (root, path) = (daemon.scratch().join("root"), daemon.scratch().join("root.tar"));
+    make_root(&root, &busybox);
+    fs::write(&path, make_tar(&root)).unwrap();
+    let image = format!("tar:{}", path.display());
+    let request = CreateSandboxRequest { image: image.clone(), ..CreateSandboxRequest::default() };
+    let sandbox = Sandbox::create(&daemon, request.clone()).await.unwrap();
+    let layers = |daemon: &Daemon| fs::read_dir(daemon.state().join("images/layers")).unwrap().count();
+    let listed = |daemon: &Daemon| {
+        let output = daemon.handsd(&["gc", "--dry-run"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    age_images(&daemon);
+    daemon.kill();
+    assert_eq!((listed(&daemon).as_str(), layers(&daemon)), ("", 1), "a sandbox is made of it");
+    daemon.restart().await;
+    sandbox.through(&daemon).destroy().await.unwrap();
+    daemon.kill();
+    assert_eq!((listed(&daemon), layers(&daemon)), (format!("image {image}"), 1));
+    daemon.restart().await;
+    eventually(SOON, || async { expect(layers(&daemon) == 0, "it is still there") }).await;
+    let again = Sandbox::create(&daemon, request).await.unwrap();
+    assert_eq!(again.read("cat /etc/image").await, "made by a test");
 }

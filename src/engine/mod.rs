@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -290,6 +291,14 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Tells what happens to sandboxes, whoever does it, until nobody listens any more. Cancel-safe.
     async fn watch(&self, tell: mpsc::Sender<Happening>);
+}
+
+/// How long an image that nothing is made of is kept for whoever may want it again. Most are wanted every day or never.
+const IMAGE_GRACE: Duration = Duration::from_secs(24 * 3600);
+
+/// Since when an image has to have been asked for, to be kept though nothing is made of it.
+fn wanted_since() -> SystemTime {
+    SystemTime::now().checked_sub(IMAGE_GRACE).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Undoes what has failed half-way. The first error is the one to tell; what is left all the same is found later.

@@ -32,12 +32,14 @@ mod registry;
 mod root;
 mod settings;
 mod source;
+mod stale;
 mod store;
 mod unpack;
 
 pub use error::{ImageError, Limit};
 pub use reference::{ImageRef, ImageRefError};
 pub use settings::{DEFAULT_MAX_ENTRIES, DEFAULT_MAX_UNPACKED_BYTES, ImageSettings, Ownership};
+pub use stale::Usage;
 pub use store::ImageStore;
 
 /// An image that is ready to be mounted.

@@ -1,10 +1,12 @@
-//! What is known of an image that was unpacked before: a small JSON file, written to a temporary one, synced, renamed.
+//! What is known of an image that was unpacked before: a small JSON file, written to a temporary one, synced, renamed. Its
+//! time is that of the last use.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +65,14 @@ impl Record {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok().filter(|record: &Self| record.version == VERSION)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(ImageError::io(format!("read {}", path.display()), error)),
+        }
+    }
+
+    /// Makes this the last use of the image of the record at `path`.
+    pub(super) fn touch(path: &Path) {
+        let touched = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = touched {
+            tracing::warn!(record = %path.display(), %error, "it was not noted that an image was used");
         }
     }
 

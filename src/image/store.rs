@@ -39,22 +39,22 @@ use super::{Image, ImageError, ImageRef, Tree};
 /// Gets images and keeps them. A handle: clones are the same store.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     settings: ImageSettings,
     directory: PathBuf,
-    layers: PathBuf,
-    records: PathBuf,
+    pub(super) layers: PathBuf,
+    pub(super) records: PathBuf,
     registry: Registry,
     host: HostTrees,
-    flights: Mutex<HashMap<ImageRef, Arc<Flight>>>,
+    pub(super) flights: Mutex<HashMap<ImageRef, Arc<Flight>>>,
 }
 
 /// The one attempt at an image that all who ask for it at the same time wait for.
-type Flight = OnceCell<Result<Image, ImageError>>;
+pub(super) type Flight = OnceCell<Result<Image, ImageError>>;
 
 impl ImageStore {
     /// Opens the store in `directory`, which is made if it is missing, and removes what an earlier one left half done.
@@ -223,7 +223,7 @@ impl Shared {
         tempfile::tempfile_in(&self.directory).map_err(|error| ImageError::io("make a temporary file", error))
     }
 
-    fn layer_path(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn layer_path(&self, digest: &Digest) -> PathBuf {
         self.layers.join(format!("sha256-{}", digest.hex()))
     }
 
@@ -231,16 +231,20 @@ impl Shared {
         self.layer_path(digest).is_dir()
     }
 
-    fn record_path(&self, image: &ImageRef) -> PathBuf {
+    pub(super) fn record_path(&self, image: &ImageRef) -> PathBuf {
         self.records.join(format!("{}.json", Digest::of(image.to_string().as_bytes()).hex()))
     }
 
     /// The image if it is complete in the store, and its file is the one it was.
     fn recorded(&self, image: &ImageRef, stamp: Option<Stamp>) -> Result<Option<Image>, ImageError> {
-        let record = Record::load(&self.record_path(image))?;
+        let path = self.record_path(image);
+        let record = Record::load(&path)?;
         let record = record.filter(|record| record.stamp == stamp && record.image == image.to_string());
         let record = record.filter(|record| record.layers.iter().all(|digest| self.has_layer(digest)));
-        Ok(record.map(|record| self.image(&record)))
+        Ok(record.map(|record| {
+            Record::touch(&path);
+            self.image(&record)
+        }))
     }
 
     /// Unpacks a layer, unless it is there.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bollard::body_try_stream;
 use bollard::errors::Error;
@@ -26,7 +26,7 @@ use super::client::{Client, call, is_not_found};
 use super::container::INSTANCE;
 use super::digests::{Digests, hex};
 use super::{Pull, credentials};
-use crate::engine::{EngineError, ImageDefaults};
+use crate::engine::{EngineError, ImageDefaults, wanted_since};
 use crate::image::{ImageError, ImageRef};
 
 /// Of a pull, an import or a load, from its beginning to its end.
@@ -37,9 +37,6 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Of a removal: Docker removes the layers before it answers.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(60);
-
-/// How long an image that nothing is made of is kept for whoever may want it again. Most are wanted every day or never.
-const GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The repository of what was imported or loaded from files.
 const REPOSITORY: &str = "handsd/files";
@@ -210,9 +207,8 @@ impl Images {
     /// Those of [`call`], and [`EngineError::Step`].
     pub async fn stale(&self) -> Result<Vec<String>, EngineError> {
         let failed = |source| EngineError::Step { step: "read which images were brought".to_owned(), source };
-        let long_ago = SystemTime::now().checked_sub(GRACE).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut stale = Vec::new();
-        for name in self.brought.unused_since(long_ago).map_err(failed)? {
+        for name in self.brought.unused_since(wanted_since()).map_err(failed)? {
             match self.look(&name).await? {
                 Some(image) if self.is_in_use(&image.id).await? => {}
                 Some(_) => stale.push(name),

@@ -39,6 +39,7 @@ mod birth;
 mod fault;
 mod init;
 pub mod jail;
+mod layers;
 mod quota;
 mod rootfs;
 pub(in crate::engine) mod sys;
@@ -174,6 +175,7 @@ impl Native {
     fn make_layers(&self, directory: &Path, image: &Image, disk: Option<u64>) -> io::Result<Vec<Tree>> {
         let is_new = !directory.try_exists()?;
         make_directory(directory)?;
+        layers::note(directory, image)?;
         let bound = self.quotas.as_ref().zip(disk).filter(|_| is_new);
         let project = bound.map(|(quotas, _)| quotas.project(directory)).transpose()?;
         let mut trees = Vec::with_capacity(image.trees.len());
@@ -389,13 +391,13 @@ impl Engine for Native {
         Ok(ids)
     }
 
-    /// Its images are kept: what is made of a layer does not hold it.
     async fn stale_images(&self) -> Result<Vec<String>, EngineError> {
-        Ok(Vec::new())
+        self.of_images(ImageStore::stale).await
     }
 
-    async fn remove_image(&self, _name: &str) -> Result<(), EngineError> {
-        Ok(())
+    async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        let name = name.to_owned();
+        self.of_images(move |images, usage| images.remove(&name, usage)).await
     }
 
     /// Nobody but the daemon does anything to its sandboxes, and their first processes tell their ends themselves.
