@@ -138,7 +138,7 @@ async fn dies_while(transition: Transition, point: &'static str, config: &str) {
     if transition == Transition::Destroy {
         eventually(SOON, || async { expect(listed(&daemon).await.is_empty(), format!("{point}: it is there")) }).await;
     } else {
-        assert_eq!(listed(&daemon).await, [sandbox.id.clone()], "{transition:?} {point}");
+        assert_eq!(listed(&daemon).await, std::slice::from_ref(&sandbox.id), "{transition:?} {point}");
         let (sum, asleep) = (sandbox.read("sha256sum -c sum").await, sandbox.bash("pgrep -c sleep").await);
         assert_eq!(sum, "data: OK", "{transition:?} {point}");
         if transition.keeps_processes() {

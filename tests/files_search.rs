@@ -1,5 +1,4 @@
 //! Editing and searching: `Edit`, `Glob`, `Grep`.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::process::Command;
 

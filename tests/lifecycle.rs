@@ -360,7 +360,7 @@ async fn in_reserve(daemon: &Daemon, known: &str) -> String {
         let log = daemon.log();
         let made = log.lines().filter(|line| line.contains("made in reserve"));
         let mut ids = made.filter_map(|line| line.split_once("sandbox.id=")).map(|(_, id)| id.trim());
-        ids.find(|id| !known.contains(*id)).map(str::to_owned).ok_or(log.clone())
+        ids.find(|id| !known.contains(*id)).map(str::to_owned).ok_or_else(|| log.clone())
     })
     .await
 }

@@ -157,7 +157,7 @@ impl Sandboxes {
         let claim = key.map(|key| Claim { key, wish });
         let (made, making) = oneshot::channel();
         let record = Record::new(Arc::new(profile), claim, limits, policy, boot.clone());
-        Ok((self.begin(&mut table, record, Beginning::Make(ready, made)), Some(making)))
+        Ok((self.begin(&mut table, record, Beginning::Make(ready.map(Box::new), made)), Some(making)))
     }
 
     /// Begins to take over a sandbox of an earlier daemon; what it answers is told when that is done.

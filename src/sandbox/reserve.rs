@@ -56,7 +56,7 @@ pub struct Reserve {
 
 #[derive(Debug, Default)]
 struct Shelf {
-    ready: Vec<Box<Ready>>,
+    ready: Vec<Ready>,
     making: Option<SandboxId>,
 }
 
@@ -67,7 +67,7 @@ impl Reserve {
     }
 
     /// One that is what is wanted, if there is one. It is the caller's from now on.
-    pub fn take(&self, wanted: &Spec) -> Option<Box<Ready>> {
+    pub fn take(&self, wanted: &Spec) -> Option<Ready> {
         let mut shelf = self.lock();
         let place = shelf.ready.iter().position(|ready| ready.serves(wanted) && ready.is_alive());
         self.asked.notify_one();
@@ -121,7 +121,7 @@ impl Reserve {
         shelf.making = None;
         let (started, image) = made?;
         tracing::debug!(sandbox.id = %spec.id, "made in reserve");
-        shelf.ready.push(Box::new(Ready { spec, started, image }));
+        shelf.ready.push(Ready { spec, started, image });
         Ok(())
     }
 

@@ -1,12 +1,6 @@
 //! The network of sandboxes: in by forwarding, and out by policy.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
-#[path = "../support/dockerd.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod dockerd;
-#[path = "../support/rootfs.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod rootfs;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use handsd::api::proto::network::Mode;
 use handsd::api::proto::{CreateSandboxRequest, HibernateSandboxRequest, Network, Tier};
 
-use crate::dockerd::{self, Dockerd};
+use crate::support::dockerd::{self, Dockerd};
 
 use crate::inside::{ECHO, Forward, has_python, hibernate, serve};
 use crate::lab::Lab;
 use crate::proxy::{proxy, sandbox_with, set_network};
-use crate::rootfs;
+use crate::support::rootfs;
 use crate::support::{Daemon, SOON, Sandbox, eventually, expect, reason};
 
 /// Says its own address to whoever connects, over TCP and UDP; answers every question about a name ending in "2.test" by

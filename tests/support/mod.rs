@@ -43,7 +43,7 @@ pub mod http;
 pub mod leftovers;
 pub mod probe;
 pub mod process;
-mod rootfs;
+pub mod rootfs;
 pub mod run;
 mod sandbox;
 pub mod session;

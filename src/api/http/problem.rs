@@ -52,8 +52,10 @@ impl Problem {
     #[must_use]
     pub fn within(self, part: &str) -> Self {
         let Some(param) = self.param else { return self };
-        let message =
-            self.message.strip_prefix(&param).map_or(self.message.clone(), |rest| format!("{part}.{param}{rest}"));
+        let message = match self.message.strip_prefix(&param) {
+            Some(rest) => format!("{part}.{param}{rest}"),
+            None => self.message,
+        };
         Self { message, param: Some(format!("{part}.{param}")), ..self }
     }
 

@@ -100,7 +100,7 @@ impl From<CredentialArgs> for Credentials {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Create(sandboxes::CreateArgs),
+    Create(Box<sandboxes::CreateArgs>),
     List(sandboxes::ListArgs),
     Get(sandboxes::GetArgs),
     Watch(sandboxes::WatchArgs),
@@ -212,7 +212,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Bash(args) => return runs::bash(&context, args).await,
         Command::Attach(args) => return runs::attach(&context, args).await,
-        Command::Create(args) => sandboxes::create(&context, args).await,
+        Command::Create(args) => sandboxes::create(&context, *args).await,
         Command::List(args) => sandboxes::list(&context, args).await,
         Command::Get(args) => sandboxes::get(&context, args).await,
         Command::Watch(args) => sandboxes::watch(&context, args).await,

@@ -47,7 +47,7 @@ enum Restart {
 
 /// The runtime of a request.
 pub fn request(args: RuntimeArgs) -> Option<Runtime> {
-    let check = args.health.map(health::Check::Command).or(args.heartbeat.map(health::Check::Heartbeat));
+    let check = args.health.map(health::Check::Command).or_else(|| args.heartbeat.map(health::Check::Heartbeat));
     let health = check.map(|check| Health {
         check: Some(check),
         interval: args.health_interval,

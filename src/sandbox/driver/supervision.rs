@@ -20,14 +20,14 @@ impl Driver {
     pub(super) async fn attend(&mut self) {
         let Some(supervised) = self.record.supervised.as_ref().filter(|it| it.is_running()) else { return };
         match self.record.phase {
-            Phase::Running if self.watch.is_empty() => match self.body.hands() {
-                Some(hands) => match hands.run_keyed(&key(supervised.starts)) {
+            Phase::Running if self.watch.is_empty() => {
+                let Some(hands) = self.body.hands() else { return };
+                match hands.run_keyed(&key(supervised.starts)) {
                     Some(run) => self.watch_over(run),
                     // An earlier daemon was about to start it.
                     None => self.postpone(Duration::ZERO),
-                },
-                None => {}
-            },
+                }
+            }
             Phase::Running => {}
             Phase::Crashed(_) => {
                 self.watch.shutdown().await;
