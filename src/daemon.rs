@@ -94,10 +94,11 @@ impl Daemon {
         let web = Web::bind(config).await?;
         let http = web.as_ref().map(Web::address);
         let node = node_info(config, &host, engine.name(), is_root, http);
-        let sandboxes = Sandboxes::open(engine, store.clone(), defaults, node.boot_id.clone()).await;
+        let sealer = Arc::new(sealer(config)?);
+        let boot = node.boot_id.clone();
+        let sandboxes = Sandboxes::open(engine, store.clone(), Arc::clone(&sealer), defaults, boot).await;
         let sandboxes = sandboxes.map_err(DaemonError::Store)?;
         let contents = config.state_dir.join("content");
-        let sealer = Arc::new(sealer(config)?);
         let credentials = Credentials::new(store.clone(), Arc::clone(&sealer));
         let stop = CancellationToken::new();
         let previews = open_previews(config, sandboxes.clone(), http, stop.clone())?;

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -120,6 +121,7 @@ pub enum KeyError {
 /// Seals and opens, with one key.
 pub struct Sealer {
     key: LessSafeKey,
+    digests: hmac::Key,
     id: [u8; KEY_ID_LEN],
 }
 
@@ -151,7 +153,18 @@ impl Sealer {
         let digest = Sha256::new().chain_update(b"handsd seal key\0").chain_update(key).finalize();
         let mut id = [0; KEY_ID_LEN];
         id.copy_from_slice(&digest[..KEY_ID_LEN]);
-        Self { key: LessSafeKey::new(unbound), id }
+        let digests = Sha256::new().chain_update(b"handsd digest key\0").chain_update(key).finalize();
+        Self { key: LessSafeKey::new(unbound), digests: hmac::Key::new(hmac::HMAC_SHA256, &digests), id }
+    }
+
+    /// By what a secret is known again without being kept, in base64. Without the key, nobody can try what it may have been.
+    #[must_use]
+    pub fn digest(&self, context: &str, secret: &[u8]) -> String {
+        let mut signing = hmac::Context::with_key(&self.digests);
+        signing.update(&(context.len() as u64).to_le_bytes());
+        signing.update(context.as_bytes());
+        signing.update(secret);
+        BASE64.encode(signing.sign())
     }
 
     /// Seals a secret for the context, of which `open` has to name the same.
@@ -258,6 +271,19 @@ mod tests {
 
     fn secret(bytes: &[u8]) -> Secret {
         bytes.to_vec().into()
+    }
+
+    #[test]
+    fn a_digest_is_of_the_key_the_context_and_the_secret() {
+        let sealer = Sealer::new(&KEY);
+        let digest = sealer.digest("a", b"secret");
+        assert_eq!(digest, Sealer::new(&KEY).digest("a", b"secret"));
+        let others = [
+            sealer.digest("a", b"Secret"),
+            sealer.digest("as", b"ecret"),
+            Sealer::new(&[8; KEY_LEN]).digest("a", b"secret"),
+        ];
+        assert!(!others.contains(&digest));
     }
 
     proptest! {

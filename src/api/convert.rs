@@ -31,7 +31,7 @@ mod search;
 pub mod sessions;
 
 pub use files::{directory, file_info, list_options, mode, path, read_range, write_options};
-pub use network::{network, port, ports};
+pub use network::{network, port, ports, secrets};
 pub use node::{drain_progress, node_event, patience};
 pub use runs::{Deadlines, InputAction, MAX_CHUNK, check_chunk, command, event, exited, grace, input, run, signal};
 pub use sandboxes::{idle_timeout, limits, sandbox, sandbox_page, tier, wish};

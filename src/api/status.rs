@@ -131,6 +131,12 @@ impl From<SandboxError> for Fault {
                 return Self::new(Code::FailedPrecondition, ErrorReason::NetworkUnsupported, message)
                     .about("network.allow");
             }
+            SandboxError::SecretsWithoutProxy(_) | SandboxError::NoSecrets(_) => {
+                return Self::new(Code::FailedPrecondition, ErrorReason::NetworkUnsupported, message).about("secrets");
+            }
+            SandboxError::TooManySecrets => return Self::argument("secrets", message),
+            SandboxError::Secrets(_) => (Code::Internal, ErrorReason::InternalFault),
+            SandboxError::Certificates(_) => (Code::Internal, ErrorReason::SandboxCreateFailed),
             SandboxError::Busy(_) => (Code::FailedPrecondition, ErrorReason::SandboxBusy),
             SandboxError::Guest(_) => (Code::Internal, ErrorReason::SandboxCreateFailed),
             SandboxError::Destroy { .. } => (Code::Internal, ErrorReason::InternalFault),

@@ -8,6 +8,8 @@
 //! | `outside` | the way out: one lookup, one check, one connection |
 //! | `dns` | the resolver of sandboxes in mode `nat` |
 //! | `proxy` | what leaves a sandbox in mode `proxy` |
+//! | [`secrets`] | what is put into the headers of requests to a name |
+//! | `authority` | the certificates by which the proxy answers for such a name |
 //! | [`relay`] | bytes between two sockets |
 //! | `dial` | connecting to a port inside |
 //! | `ports` | which ports are listened on inside |
@@ -30,13 +32,16 @@ use crate::guest::client::{Guest, GuestError};
 use crate::ids::SandboxId;
 use policy::Policy;
 use proxy::{Proxy, Traffic};
+use secrets::Secrets;
 
+pub use authority::{Authority, AuthorityError};
 pub use dial::ConnectError;
 pub use dns::Resolver;
 pub use outside::{Outside, OutsideError};
 pub use ports::{Port, PortChange, port_changes};
 pub use refusal::{REFUSED_V4, Refusal};
 
+mod authority;
 mod dial;
 mod dns;
 mod outside;
@@ -45,6 +50,7 @@ mod ports;
 mod proxy;
 mod refusal;
 pub mod relay;
+pub mod secrets;
 pub mod target;
 
 /// A handle on the network of one sandbox.
@@ -59,6 +65,7 @@ struct Shared {
     /// What the kernel says of the sandbox's network, which is what it says of the guest's.
     proc: PathBuf,
     policy: watch::Sender<Policy>,
+    secrets: watch::Sender<Option<Arc<Secrets>>>,
     traffic: Arc<Traffic>,
     /// Owns the proxy.
     tasks: TaskTracker,
@@ -100,6 +107,7 @@ impl Network {
         pid: u32,
         id: &SandboxId,
         policy: Policy,
+        secrets: Option<Arc<Secrets>>,
         outside: Arc<Outside>,
     ) -> Result<Self, NetworkError> {
         let listener = match &policy {
@@ -110,13 +118,15 @@ impl Network {
             guest,
             proc: PathBuf::from(format!("/proc/{pid}/net")),
             policy: watch::Sender::new(policy),
+            secrets: watch::Sender::new(secrets),
             traffic: Arc::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         };
         if let Some(listener) = listener {
             let (policy, traffic) = (shared.policy.subscribe(), Arc::clone(&shared.traffic));
-            let proxy = Proxy { id: id.clone(), policy, outside, traffic };
+            let secrets = shared.secrets.subscribe();
+            let proxy = Proxy { id: id.clone(), policy, secrets, outside, traffic };
             shared.tasks.spawn(proxy.serve(listener, shared.closing.clone()));
         }
         Ok(Self { shared: Arc::new(shared) })
@@ -131,6 +141,11 @@ impl Network {
     /// Changes what it may reach, at once: connections that are not permitted any more are cut. The mode has to stay.
     pub fn set_policy(&self, policy: Policy) {
         self.shared.policy.send_replace(policy);
+    }
+
+    /// Changes its secrets, for requests from now on.
+    pub fn set_secrets(&self, secrets: Arc<Secrets>) {
+        self.shared.secrets.send_replace(Some(secrets));
     }
 
     /// What has gone out.
@@ -202,4 +217,14 @@ pub fn environment(policy: &Policy) -> BTreeMap<String, String> {
     let both = |name: &str, value: &str| [(name.to_owned(), value.to_owned()), (name.to_lowercase(), value.to_owned())];
     let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].into_iter().flat_map(|name| both(name, &proxy));
     proxies.chain(both("NO_PROXY", &own)).collect()
+}
+
+/// Where a sandbox with secrets has the certificates that it trusts: its image's, and that of its proxy's authority.
+pub const CERTIFICATES: &str = "/etc/hands/certificates.pem";
+
+/// The variables by which programs find them. Each replaces what a program trusts otherwise, but for Node's, which adds.
+#[must_use]
+pub fn certificate_environment() -> BTreeMap<String, String> {
+    let names = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"];
+    names.into_iter().map(|name| (name.to_owned(), CERTIFICATES.to_owned())).collect()
 }

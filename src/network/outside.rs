@@ -9,8 +9,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval};
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 
 use super::refusal::{self, Refusal};
@@ -40,6 +41,8 @@ pub struct Outside {
     /// Private ranges that may be reached all the same.
     reachable: Vec<IpNet>,
     lookups: Arc<Semaphore>,
+    /// Of connections that the proxy reads; made when the first is.
+    tls: OnceCell<Arc<ClientConfig>>,
 }
 
 /// Why nothing was connected.
@@ -72,7 +75,7 @@ impl Outside {
     /// The way out, with private ranges that may be reached all the same.
     #[must_use]
     pub fn new(reachable: Vec<IpNet>) -> Self {
-        Self { reachable, lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+        Self { reachable, lookups: Arc::new(Semaphore::new(LOOKUPS)), tls: OnceCell::new() }
     }
 
     /// Connects to a target, at one of its addresses that is not refused.
@@ -102,6 +105,15 @@ impl Outside {
             }
         }
         Err(failed)
+    }
+
+    /// How TLS is spoken to a host: as a client that trusts what the node trusted when it was first asked.
+    ///
+    /// # Errors
+    /// The node trusts nobody.
+    pub(super) async fn tls(&self, load: fn() -> io::Result<Arc<ClientConfig>>) -> io::Result<Arc<ClientConfig>> {
+        let load = || async { tokio::task::spawn_blocking(load).await.map_err(io::Error::other)? };
+        self.tls.get_or_try_init(load).await.cloned()
     }
 
     /// The addresses of a target.

@@ -185,7 +185,15 @@ impl Allow {
 }
 
 impl Rule {
-    fn matches(&self, target: &Target) -> bool {
+    /// Whether it is of one name, or of those below one.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        matches!(self.hosts, Hosts::One(Host::Name(_)) | Hosts::Below(_))
+    }
+
+    /// Whether something may be connected to by it.
+    #[must_use]
+    pub fn matches(&self, target: &Target) -> bool {
         let is_host = match (&self.hosts, &target.host) {
             (Hosts::One(host), target) => host == target,
             (Hosts::Below(parent), Host::Name(name)) => is_below(name, parent),

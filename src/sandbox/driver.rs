@@ -17,7 +17,7 @@ use super::record::Record;
 use super::reserve::Ready;
 use super::runtime::state::Ending;
 use super::state::{Observation, Phase, Tier};
-use super::{IdleTimeout, Order, SandboxError, Snapshot};
+use super::{IdleTimeout, Order, SandboxError, Snapshot, not_kept};
 use crate::crash;
 use crate::engine::{EngineError, Limits, Spec, Started};
 use crate::hands::remove_spools;
@@ -25,6 +25,7 @@ use crate::ids::SandboxId;
 use crate::metrics::{LifeStep, metrics};
 use crate::network::Port;
 use crate::network::policy::Policy;
+use crate::network::secrets::{Binding, MAX_SECRETS, Secrets};
 use crate::store::StoreError;
 use crate::telemetry::chain;
 
@@ -54,6 +55,8 @@ pub struct Driver {
     body: Body,
     /// When it fell asleep.
     asleep_since: Instant,
+    /// Its secrets, opened.
+    secrets: Option<Arc<Secrets>>,
     /// Publishes which ports are listened on.
     ports: watch::Sender<Vec<Port>>,
     /// When it is looked for them again.
@@ -95,7 +98,8 @@ impl Driver {
         let now = Instant::now();
         let (asleep_since, next_look) = (now, now + ports::INTERVAL);
         let (body, watch) = (Body::Gone, JoinSet::new());
-        Self { tools, record, publisher, requests, activity, body, asleep_since, ports, next_look, watch }
+        let secrets = record.secrets(&tools.sealer).map(Arc::new);
+        Self { tools, record, publisher, requests, activity, body, asleep_since, secrets, ports, next_look, watch }
     }
 
     /// The sandbox's whole life. Answers its id when it is gone.
@@ -176,7 +180,7 @@ impl Driver {
     }
 
     async fn connect(&mut self, started: Started) -> Result<(), (SandboxError, Started)> {
-        let live = connect(&self.tools, &self.record, &self.activity, started).await?;
+        let live = connect(&self.tools, &self.record, self.secrets.clone(), &self.activity, started).await?;
         self.body = Body::Live(live);
         Ok(())
     }
@@ -262,7 +266,7 @@ impl Driver {
             Order::Look(reply) => (self.look().await, reply),
             Order::Retry(reply) => (self.retry_runtime().await, reply),
             Order::SetLimits(limits, reply) => (self.set_limits(limits).await, reply),
-            Order::SetNetwork(policy, reply) => (self.set_network(policy).await, reply),
+            Order::SetNetwork(policy, secrets, reply) => (self.set_network(policy, &secrets).await, reply),
             Order::SetIdle(idle, reply) => (self.set_idle(idle).await, reply),
         };
         let _ = reply.send(result);
@@ -292,16 +296,36 @@ impl Driver {
         Ok(())
     }
 
-    async fn set_network(&mut self, policy: Policy) -> Result<(), SandboxError> {
+    async fn set_network(&mut self, policy: Policy, changes: &[Binding]) -> Result<(), SandboxError> {
         let (made, asked) = (self.record.policy.name(), policy.name());
         if made != asked {
             return Err(SandboxError::NetworkMode { id: self.id().clone(), made, asked });
         }
-        self.change(|record| record.policy = policy).await?;
-        if let Some(network) = self.body.network() {
+        let secrets = self.changed_secrets(changes)?;
+        let mut sealed = self.record.clone();
+        if let Some(secrets) = &secrets {
+            sealed.keep_secrets(&self.tools.sealer, secrets).map_err(not_kept)?;
+        }
+        self.change(|record| (record.policy, record.secrets) = (policy, sealed.secrets)).await?;
+        let network = self.body.network();
+        if let Some(network) = &network {
             network.set_policy(self.record.policy.clone());
         }
+        if let Some(secrets) = secrets.map(Arc::new) {
+            network.inspect(|network| network.set_secrets(Arc::clone(&secrets)));
+            self.secrets = Some(secrets);
+        }
         Ok(())
+    }
+
+    /// Its secrets with some changes; `None` if there are none to make.
+    fn changed_secrets(&self, changes: &[Binding]) -> Result<Option<Secrets>, SandboxError> {
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let secrets = self.secrets.as_ref().ok_or_else(|| SandboxError::NoSecrets(self.id().clone()))?;
+        let changed = secrets.with(changes).map_err(not_kept)?;
+        if changed.count() > MAX_SECRETS { Err(SandboxError::TooManySecrets) } else { Ok(Some(changed)) }
     }
 
     fn failed(&self, verb: &'static str, error: EngineError) -> SandboxError {

@@ -11,11 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::idle::Activity;
 use super::record::Record;
-use super::{Defaults, SandboxError};
+use super::{Defaults, SandboxError, certificates};
 use crate::engine::{Engine, Process, Started};
 use crate::guest::client::Guest;
 use crate::hands::{self, Hands};
+use crate::network::secrets::Secrets;
 use crate::network::{self, Network};
+use crate::seal::Sealer;
 use crate::store::Store;
 use crate::telemetry::chain;
 
@@ -25,6 +27,8 @@ pub struct Tools {
     pub engine: Arc<dyn Engine>,
     /// What outlives the daemon.
     pub store: Store,
+    /// Seals what nobody else is to know.
+    pub sealer: Arc<Sealer>,
     /// Bounds of the node.
     pub defaults: Defaults,
     /// Wakes at once.
@@ -104,10 +108,11 @@ impl Body {
 pub async fn connect(
     tools: &Tools,
     record: &Record,
+    secrets: Option<Arc<Secrets>>,
     activity: &Activity,
     started: Started,
 ) -> Result<Live, (SandboxError, Started)> {
-    match try_connect(tools, record, activity, &started).await {
+    match try_connect(tools, record, secrets, activity, &started).await {
         Ok((hands, connection, network)) => Ok(Live { hands, network, init: started.init, connection }),
         Err(error) => Err((error, started)),
     }
@@ -122,6 +127,7 @@ fn incarnation(socket: &Path) -> String {
 async fn try_connect(
     tools: &Tools,
     record: &Record,
+    secrets: Option<Arc<Secrets>>,
     activity: &Activity,
     started: &Started,
 ) -> Result<(Hands, JoinSet<()>, Network), SandboxError> {
@@ -138,10 +144,15 @@ async fn try_connect(
         ..tools.defaults.runs.clone()
     };
     settings.env.extend(network::environment(&record.policy));
+    if let Some(secrets) = &secrets {
+        certificates::install(&started.socket, secrets.authority()).await.map_err(SandboxError::Certificates)?;
+        settings.env.extend(network::certificate_environment());
+    }
     settings.env.extend(profile.env.clone());
     let spools = tools.defaults.spools.join(profile.id.as_str());
     let outside = Arc::clone(&tools.defaults.outside);
-    let network = Network::start(guest.clone(), started.pid, &profile.id, record.policy.clone(), outside).await;
+    let network =
+        Network::start(guest.clone(), started.pid, &profile.id, record.policy.clone(), secrets, outside).await;
     let network = network.map_err(|error| SandboxError::Guest(chain(&error).to_string().into()))?;
     // Runs that go on keep it awake from the start.
     activity.open();

@@ -16,10 +16,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{EngineError, LimitSupport, Limits, Spec, Uplink};
+use crate::hands::files::FileError;
 use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
 use crate::image::ImageRef;
 use crate::network::policy::{Beyond, Bounds, Policy};
+use crate::network::secrets::{Binding, MAX_SECRETS};
 use crate::network::{Network, Outside, Port};
 use crate::store::StoreError;
 use crate::telemetry::chain;
@@ -27,6 +29,7 @@ use runtime::Runtime;
 use runtime::state::Supervised;
 use state::{Failure, Phase, Tier};
 
+mod certificates;
 mod connection;
 mod drain;
 mod driver;
@@ -66,7 +69,7 @@ enum Order {
     /// Gives a runtime that was given up another try.
     Retry(Reply),
     SetLimits(Limits, Reply),
-    SetNetwork(Policy, Reply),
+    SetNetwork(Policy, Vec<Binding>, Reply),
     SetIdle(IdleTimeout, Reply),
 }
 
@@ -92,6 +95,12 @@ pub struct Wish {
     /// What it keeps running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<Runtime>,
+    /// What its proxy puts into headers. Not kept with the wish.
+    #[serde(skip)]
+    pub secrets: Vec<Binding>,
+    /// By which a wish with other secrets is told from this one, where it is kept.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub secrets_digest: String,
 }
 
 /// When an idle sandbox goes to sleep.
@@ -289,6 +298,21 @@ pub enum SandboxError {
         /// Asked for.
         asked: &'static str,
     },
+    /// Secrets are put into what goes through the proxy, and so are of no use without.
+    #[error("secrets are of network \"proxy\", and the sandbox has \"{0}\"")]
+    SecretsWithoutProxy(&'static str),
+    /// It was made without secrets, so that its programs do not trust its proxy.
+    #[error("sandbox {0} was made without secrets and cannot get any")]
+    NoSecrets(SandboxId),
+    /// More secrets are bound than may be.
+    #[error("more than {MAX_SECRETS} secrets")]
+    TooManySecrets,
+    /// Its secrets cannot be sealed, or there is no authority for them.
+    #[error("keep the secrets: {0}")]
+    Secrets(Arc<str>),
+    /// Its programs cannot be told to trust its proxy.
+    #[error("install the certificates")]
+    Certificates(#[source] Arc<FileError>),
     /// The node is being emptied.
     #[error("the node is being drained: it makes and wakes no sandboxes")]
     Draining,
@@ -417,12 +441,12 @@ impl Sandbox {
         self.order(|reply| Order::SetLimits(limits, reply)).await
     }
 
-    /// Changes what it may reach, within the same mode. Does not wake it.
+    /// Changes what it may reach, within the same mode, and its secrets. Does not wake it.
     ///
     /// # Errors
-    /// [`SandboxError::NetworkMode`], [`SandboxError::NotRunning`], [`SandboxError::Store`].
-    async fn set_network(&self, policy: Policy) -> Result<(), SandboxError> {
-        self.order(|reply| Order::SetNetwork(policy, reply)).await
+    /// [`SandboxError::NetworkMode`], [`SandboxError::NoSecrets`], [`SandboxError::TooManySecrets`], [`SandboxError::NotRunning`], [`SandboxError::Store`].
+    async fn set_network(&self, policy: Policy, secrets: Vec<Binding>) -> Result<(), SandboxError> {
+        self.order(|reply| Order::SetNetwork(policy, secrets, reply)).await
     }
 
     /// Changes when it goes to sleep. Counts as use.
@@ -471,6 +495,11 @@ impl Sandbox {
             Ok(_) | Err(_) => Ok(()),
         }
     }
+}
+
+/// Secrets could not be sealed, or have no authority.
+fn not_kept(error: impl std::error::Error) -> SandboxError {
+    SandboxError::Secrets(chain(&error).to_string().into())
 }
 
 fn describe(phase: &Phase) -> String {

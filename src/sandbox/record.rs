@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::policy::History;
@@ -11,7 +13,9 @@ use super::state::{Failure, Phase, Tier};
 use super::{IdleTimeout, Profile, Wish};
 use crate::engine::{ImageDefaults, Limits};
 use crate::network::policy::Policy;
+use crate::network::secrets::Secrets;
 use crate::network::{Port, PortChange};
+use crate::seal::{SealError, Sealer};
 use crate::store::NewEvent;
 
 /// The version of the format; a record of another one is refused.
@@ -42,6 +46,9 @@ pub struct Record {
     pub boot: String,
     /// Crashes of its runtime that still count.
     pub crashes: History,
+    /// Its secrets, sealed, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<String>,
     /// The ports that are listened on, as far as that was told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
@@ -110,9 +117,36 @@ impl Record {
             phase: Phase::Creating,
             boot,
             crashes: History::default(),
+            secrets: None,
             ports: Vec::new(),
             supervised,
         }
+    }
+
+    /// Its secrets; `None` if it has none, or they cannot be opened.
+    #[must_use]
+    pub fn secrets(&self, sealer: &Sealer) -> Option<Secrets> {
+        let sealed = BASE64.decode(self.secrets.as_ref()?).ok()?;
+        let opened = sealer.open(&self.secrets_context(), &sealed);
+        let secrets = opened.ok().and_then(|secret| Secrets::of_secret(&secret));
+        if secrets.is_none() {
+            tracing::error!(sandbox.id = %self.profile.id, "its secrets cannot be opened; it goes on without");
+        }
+        secrets
+    }
+
+    /// Keeps its secrets, sealed.
+    ///
+    /// # Errors
+    /// Those of sealing.
+    pub fn keep_secrets(&mut self, sealer: &Sealer, secrets: &Secrets) -> Result<(), SealError> {
+        let sealed = sealer.seal(&self.secrets_context(), &secrets.to_secret())?;
+        self.secrets = Some(BASE64.encode(sealed));
+        Ok(())
+    }
+
+    fn secrets_context(&self) -> String {
+        format!("sandbox/{}/secrets", self.profile.id)
     }
 
     /// When it goes to sleep.

@@ -15,10 +15,14 @@ use super::live::Tools;
 use super::record::{Claim, Record};
 use super::reserve::Reserve;
 use super::state::{FailureKind, Phase};
-use super::{DEFAULT_WORKSPACE, Defaults, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits};
+use super::{
+    DEFAULT_WORKSPACE, Defaults, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits, not_kept,
+};
 use crate::engine::{Engine, Limits};
 use crate::ids::SandboxId;
 use crate::network::policy::Policy;
+use crate::network::secrets::{self, Binding, MAX_SECRETS, Secrets};
+use crate::seal::Sealer;
 use crate::store::{Store, StoreError};
 
 /// The sandboxes of the node: a table of handles, locked for a few instructions at a time.
@@ -55,12 +59,14 @@ impl Sandboxes {
     pub async fn open(
         engine: Arc<dyn Engine>,
         store: Store,
+        sealer: Arc<Sealer>,
         defaults: Defaults,
         boot: String,
     ) -> Result<Self, StoreError> {
         let (wakes, reserve) = (Semaphore::new(defaults.max_wakes), Reserve::new(defaults.reserve));
         let records = store.sandboxes().await?;
-        let tools = Arc::new(Tools { engine, store, defaults, wakes, boot, draining: CancellationToken::new() });
+        let tools =
+            Arc::new(Tools { engine, store, sealer, defaults, wakes, boot, draining: CancellationToken::new() });
         let this = Self {
             shared: Arc::new(Shared {
                 tools,
@@ -132,7 +138,12 @@ impl Sandboxes {
     }
 
     /// The sandbox of the key, or a new one and its making.
-    fn claim(&self, wish: Wish, key: Option<String>) -> Result<(Sandbox, Option<Making>), SandboxError> {
+    fn claim(&self, mut wish: Wish, key: Option<String>) -> Result<(Sandbox, Option<Making>), SandboxError> {
+        let sealer = &self.shared.tools.sealer;
+        let secrets = std::mem::take(&mut wish.secrets);
+        if !secrets.is_empty() {
+            wish.secrets_digest = sealer.digest("sandbox/secrets", &secrets::bytes(&secrets));
+        }
         let mut table = self.lock();
         if let Some((first, sandbox)) = key.as_ref().and_then(|key| table.keys.get(key)) {
             return if *first == wish { Ok((sandbox.clone(), None)) } else { Err(SandboxError::Conflict) };
@@ -149,6 +160,7 @@ impl Sandboxes {
         }
         let limits = first_limits(wish.limits, defaults.limits, engine.support());
         let policy = defaults.network.choose(wish.network.clone()).map_err(SandboxError::Network)?;
+        let secrets = secrets_of(&policy, &secrets)?;
         let mut profile = self.profile(&wish);
         let ready = self.shared.reserve.take(&profile.spec(limits, &policy));
         if let Some(ready) = &ready {
@@ -156,7 +168,10 @@ impl Sandboxes {
         }
         let claim = key.map(|key| Claim { key, wish });
         let (made, making) = oneshot::channel();
-        let record = Record::new(Arc::new(profile), claim, limits, policy, boot.clone());
+        let mut record = Record::new(Arc::new(profile), claim, limits, policy, boot.clone());
+        if let Some(secrets) = secrets {
+            record.keep_secrets(sealer, &secrets).map_err(not_kept)?;
+        }
         Ok((self.begin(&mut table, record, Beginning::Make(ready.map(Box::new), made)), Some(making)))
     }
 
@@ -242,13 +257,19 @@ impl Sandboxes {
         self.lock().sandboxes.get(id).cloned().ok_or_else(|| SandboxError::NotFound(id.clone()))
     }
 
-    /// Changes what a sandbox may reach, as far as the node gives it.
+    /// Changes what a sandbox may reach, as far as the node gives it, and its secrets.
     ///
     /// # Errors
-    /// [`SandboxError::Network`]; [`SandboxError::NetworkMode`]; [`SandboxError::NotRunning`].
-    pub async fn set_network(&self, sandbox: &Sandbox, policy: Policy) -> Result<(), SandboxError> {
+    /// [`SandboxError::Network`]; [`SandboxError::NetworkMode`]; [`SandboxError::NoSecrets`];
+    /// [`SandboxError::TooManySecrets`]; [`SandboxError::NotRunning`].
+    pub async fn set_network(
+        &self,
+        sandbox: &Sandbox,
+        policy: Policy,
+        secrets: Vec<Binding>,
+    ) -> Result<(), SandboxError> {
         let policy = self.defaults().network.choose(Some(policy)).map_err(SandboxError::Network)?;
-        sandbox.set_network(policy).await
+        sandbox.set_network(policy, secrets).await
     }
 
     /// Sandboxes by id: those after one, at most so many, that have all of some labels; and whether there are more.
@@ -321,5 +342,16 @@ impl Sandboxes {
         });
         join_all(destroying).await;
         self.shared.drivers.close();
+    }
+}
+
+/// The secrets of a new sandbox, if it is to have any.
+fn secrets_of(policy: &Policy, wanted: &[Binding]) -> Result<Option<Secrets>, SandboxError> {
+    let wanted = secrets::changed(Vec::new(), wanted);
+    match policy {
+        _ if wanted.is_empty() => Ok(None),
+        Policy::Proxy(_) if wanted.len() > MAX_SECRETS => Err(SandboxError::TooManySecrets),
+        Policy::Proxy(_) => Secrets::new(wanted).map(Some).map_err(not_kept),
+        other => Err(SandboxError::SecretsWithoutProxy(other.name())),
     }
 }

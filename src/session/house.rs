@@ -160,6 +160,8 @@ impl Search {
             idle: None,
             network: None,
             runtime: None,
+            secrets: Vec::new(),
+            secrets_digest: String::new(),
         };
         // The same one again, if the daemon was killed before the session knew of it.
         let key = format!("{}/{role}/{}", self.session, before.map_or("", SandboxId::as_str));

@@ -12,3 +12,4 @@ mod nat;
 mod ports;
 mod preview;
 mod proxy;
+mod secrets;

@@ -25,7 +25,7 @@ pub async fn sandbox_with(daemon: &Daemon, network: Network) -> Result<Sandbox, 
 }
 
 pub async fn set_network(daemon: &Daemon, sandbox: &Sandbox, network: Network) -> Result<u64, Status> {
-    let request = SetNetworkRequest { sandbox_id: sandbox.id.clone(), network: Some(network) };
+    let request = SetNetworkRequest { sandbox_id: sandbox.id.clone(), network: Some(network), secrets: Vec::new() };
     daemon.sandboxes().set_network(request).await.map(|sandbox| sandbox.into_inner().generation)
 }
 

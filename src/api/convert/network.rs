@@ -5,6 +5,7 @@ use crate::api::proto;
 use crate::api::proto::network::Mode;
 use crate::api::status::Fault;
 use crate::network::policy::{Allow, AllowError, Policy};
+use crate::network::secrets::{Binding, BindingError, MAX_SECRETS};
 use crate::network::{Port, Usage};
 use crate::telemetry::chain;
 
@@ -45,6 +46,31 @@ pub fn network_message(policy: &Policy) -> proto::Network {
         Policy::Host => (Mode::Host, &[][..]),
     };
     proto::Network { mode: mode.into(), allow: rules.iter().map(ToString::to_string).collect() }
+}
+
+/// Secrets of a request.
+///
+/// # Errors
+/// The first bad one. What it holds is not told.
+pub fn secrets(secrets: Vec<proto::BoundSecret>) -> Result<Vec<Binding>, Fault> {
+    let binding = |secret: proto::BoundSecret| {
+        let proto::BoundSecret { name, header, value } = secret;
+        Binding::parse(&name, &header, value).map_err(|error| {
+            let field = match error {
+                BindingError::Name(_) | BindingError::Everybody => "secrets.name",
+                BindingError::Header => "secrets.header",
+                BindingError::Value => "secrets.value",
+            };
+            Fault::argument(field, format!("expected {}", chain(&error)))
+        })
+    };
+    if secrets.len() > MAX_SECRETS {
+        return Err(Fault::argument(
+            "secrets",
+            format!("has {} entries, at most {MAX_SECRETS} are allowed", secrets.len()),
+        ));
+    }
+    secrets.into_iter().map(binding).collect()
 }
 
 /// What has gone out.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::network::{network, network_message, network_usage};
+use super::network::{network, network_message, network_usage, secrets};
 use super::runtime::{runtime, runtime_message, runtime_status};
 use super::{MAX_PATH, bounded, check_env, checked_user, key, page_size};
 use crate::api::proto::{self, ErrorReason};
@@ -62,6 +62,8 @@ pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String
         idle: request.idle_timeout.map(idle_timeout).transpose()?,
         network: network(request.network)?,
         runtime: request.runtime.map(runtime).transpose()?,
+        secrets: secrets(request.secrets)?,
+        secrets_digest: String::new(),
     };
     Ok((wish, key(request.idempotency_key)?))
 }

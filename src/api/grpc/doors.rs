@@ -15,6 +15,7 @@ use crate::auth::policy::Scope;
 use crate::hands::{Hands, Run};
 use crate::ids::SandboxId;
 use crate::network::policy::Policy;
+use crate::network::secrets::Binding;
 use crate::sandbox::{Defaults, Lease, Sandbox, SandboxError, Sandboxes, Wish};
 
 /// The way to the sandboxes.
@@ -113,8 +114,8 @@ impl Door<'_> {
     ///
     /// # Errors
     /// More is asked for, or it cannot be changed.
-    pub async fn set_network(&self, sandbox: &Sandbox, policy: Policy) -> Result<(), Fault> {
-        Ok(self.sandboxes.set_network(sandbox, policy).await?)
+    pub async fn set_network(&self, sandbox: &Sandbox, policy: Policy, secrets: Vec<Binding>) -> Result<(), Fault> {
+        Ok(self.sandboxes.set_network(sandbox, policy, secrets).await?)
     }
 
     /// Notes that the call is about a run that it has started.

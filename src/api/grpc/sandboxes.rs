@@ -109,7 +109,7 @@ impl Service for SandboxesService {
         let (door, request) = self.doors.enter(request)?;
         let sandbox = door.find(&request.sandbox_id)?;
         let policy = convert::network(request.network)?.ok_or_else(|| Fault::argument("network.mode", "is missing"))?;
-        door.set_network(&sandbox, policy).await?;
+        door.set_network(&sandbox, policy, convert::secrets(request.secrets)?).await?;
         Ok(answer(&sandbox))
     }
 

@@ -1,8 +1,8 @@
 //! What a sandbox can reach: `--network` and `--allow`, and `hands allow`.
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use handsd::api::proto::network::Mode as Message;
-use handsd::api::proto::{Network, Sandbox, SetNetworkRequest};
+use handsd::api::proto::{BoundSecret, Network, Sandbox, SetNetworkRequest};
 
 use crate::events::Format;
 use crate::{Context, json, output};
@@ -33,6 +33,34 @@ pub struct AllowArgs {
     rules: Vec<String>,
 }
 
+/// A secret that the proxy puts into a header, as the command line says it.
+#[derive(Debug, Clone)]
+pub struct SecretArg {
+    name: String,
+    header: String,
+    /// Of this process's environment: what is on the command line, everybody on this machine sees.
+    variable: String,
+}
+
+impl std::str::FromStr for SecretArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once('=').and_then(|(place, variable)| Some((place.rsplit_once(':')?, variable)));
+        let ((name, header), variable) = parts.ok_or("expected NAME:HEADER=VARIABLE")?;
+        Ok(Self { name: name.to_owned(), header: header.to_owned(), variable: variable.to_owned() })
+    }
+}
+
+/// The secrets of a request.
+pub fn secrets(args: Vec<SecretArg>) -> anyhow::Result<Vec<BoundSecret>> {
+    let read = |SecretArg { name, header, variable }| {
+        let value = std::env::var(&variable).with_context(|| format!("the environment's {variable}"))?;
+        Ok(BoundSecret { name, header, value })
+    };
+    args.into_iter().map(read).collect()
+}
+
 /// The network of a request.
 pub fn request(mode: Option<Mode>, allow: Vec<String>) -> anyhow::Result<Option<Network>> {
     let mode = match mode {
@@ -49,7 +77,7 @@ pub fn request(mode: Option<Mode>, allow: Vec<String>) -> anyhow::Result<Option<
 /// `hands allow`
 pub async fn allow(context: &Context, args: AllowArgs) -> anyhow::Result<()> {
     let network = Network { mode: Message::Proxy.into(), allow: args.rules };
-    let request = SetNetworkRequest { sandbox_id: args.id, network: Some(network) };
+    let request = SetNetworkRequest { sandbox_id: args.id, network: Some(network), secrets: Vec::new() };
     let sandbox = context.sandboxes().set_network(request).await?.into_inner();
     match context.format {
         Format::Text => output::print(&format!("{}\n", describe(&sandbox))),

@@ -62,6 +62,10 @@ pub struct CreateArgs {
     /// may be given many times
     #[arg(long, value_name = "NAME[:PORT]")]
     allow: Vec<String>,
+    /// A secret that the proxy puts into a header of requests to a name, so that the sandbox need not hold it: the value of a
+    /// variable of this command's environment; may be given many times
+    #[arg(long, value_name = "NAME:HEADER=VARIABLE")]
+    secret: Vec<network::SecretArg>,
     /// A second create with the same key and request answers with the same sandbox
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -140,6 +144,7 @@ pub async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         idempotency_key: args.idempotency_key.unwrap_or_default(),
         idle_timeout: args.idle_timeout,
         runtime: runtime::request(args.runtime),
+        secrets: network::secrets(args.secret)?,
     };
     let sandbox = context.sandboxes().create(request).await?.into_inner();
     match context.format {

@@ -16,6 +16,7 @@ pub fn http(denied: &Denied) -> Vec<u8> {
         Denied::Outside { source: OutsideError::Refused { .. }, .. } => ("403 Forbidden", "NETWORK_ADDRESS_REFUSED"),
         Denied::Outside { source: OutsideError::Lookup(_), .. } => ("502 Bad Gateway", "NETWORK_NAME_UNRESOLVED"),
         Denied::Outside { source: OutsideError::Connect { .. }, .. } => ("502 Bad Gateway", "NETWORK_UNREACHABLE"),
+        Denied::Tls { .. } => ("502 Bad Gateway", "NETWORK_TLS_FAILED"),
     };
     let body = json!({ "error": { "reason": reason, "message": chain(denied).to_string() } }).to_string() + "\n";
     let length = body.len();
@@ -31,6 +32,7 @@ pub fn socks(denied: &Denied) -> [u8; 10] {
         Denied::Bad(_) => 7,
         Denied::NotListed(_) | Denied::Outside { source: OutsideError::Refused { .. }, .. } => 2,
         Denied::Outside { source: OutsideError::Lookup(_), .. } => 4,
+        Denied::Tls { .. } => 1,
         Denied::Outside { source: OutsideError::Connect { source, .. }, .. } => match source.kind() {
             io::ErrorKind::ConnectionRefused => 5,
             io::ErrorKind::TimedOut => 6,

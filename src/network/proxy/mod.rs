@@ -9,6 +9,10 @@
 //! | `request` | the head of an HTTP request, read and rewritten (pure) |
 //! | `answer` | what a client hears when nothing was connected (pure) |
 //! | `socks` | SOCKS5 |
+//! | `tls` | TLS on both sides of a connection that is read |
+//!
+//! To a name that a secret is bound to, the proxy does not only pass bytes on: it reads the request, also the one in a
+//! tunnel and the one in TLS, where it answers for the name by an authority that the sandbox trusts.
 //!
 //! One connection is one request: the daemon asks the host to close after its answer, so that it has to read one head
 //! only, and every request is judged by itself.
@@ -18,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -28,20 +32,26 @@ use tokio_util::sync::CancellationToken;
 use super::outside::{Outside, OutsideError};
 use super::policy::Policy;
 use super::relay::{Moved, relay};
+use super::secrets::{Binding, Secrets};
 use super::target::Target;
 use crate::ids::SandboxId;
 use crate::telemetry::chain;
-use request::{Asked, BadRequest};
+use request::{Asked, BadRequest, Extra};
 
 mod answer;
 mod request;
 mod socks;
+mod tls;
 
 /// The port of the sandbox's loopback, beside those of the daemon.
 pub const PORT: u16 = 7422;
 
 /// Connections of one sandbox at once; more wait in the listener's backlog. Each costs two descriptors and 32 KiB.
 const MAX_CONNECTIONS: usize = 2048;
+
+/// Ports that a request in a tunnel need not name.
+const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
 
 /// How long a client may take to say what it wants.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -72,6 +82,8 @@ pub struct Proxy {
     pub id: SandboxId,
     /// What it may reach now.
     pub policy: watch::Receiver<Policy>,
+    /// Its secrets, if it has any.
+    pub secrets: watch::Receiver<Option<Arc<Secrets>>>,
     /// The way out.
     pub outside: Arc<Outside>,
     /// Counts.
@@ -96,6 +108,15 @@ enum Denied {
         #[source]
         source: OutsideError,
     },
+    /// It was connected to, and is not whom the node takes it for.
+    #[error("{target}: TLS")]
+    Tls {
+        /// What was asked for.
+        target: Target,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Denied {
@@ -103,7 +124,7 @@ impl Denied {
     fn is_policy(&self) -> bool {
         match self {
             Self::NotListed(_) | Self::Outside { source: OutsideError::Refused { .. }, .. } => true,
-            Self::Bad(_) | Self::Outside { .. } => false,
+            Self::Bad(_) | Self::Outside { .. } | Self::Tls { .. } => false,
         }
     }
 }
@@ -154,7 +175,7 @@ impl Proxy {
         }
         let asked = match first[0] {
             socks::VERSION => timeout(HEAD_DEADLINE, socks::read(client)).await,
-            _ => timeout(HEAD_DEADLINE, read_head(client)).await,
+            _ => timeout(HEAD_DEADLINE, self.read_head(client)).await,
         };
         let asked = asked.map_err(late)??;
         let is_socks = first[0] == socks::VERSION;
@@ -165,7 +186,13 @@ impl Proxy {
         match connected {
             Ok((asked, host)) => {
                 client.write_all(if is_socks { socks::CONNECTED } else { asked.answer() }).await?;
-                self.relay(client, host, asked).await
+                let secrets = self.secrets.borrow().clone();
+                match secrets {
+                    Some(secrets) if asked.is_tunnel && secrets.of(&asked.target).next().is_some() => {
+                        self.read_tunnel(client, host, asked, &secrets).await
+                    }
+                    Some(_) | None => self.relay(client, host, &asked.first, &asked.target).await,
+                }
             }
             Err(denied) => {
                 let answer = if is_socks { answer::socks(&denied).to_vec() } else { answer::http(&denied) };
@@ -193,20 +220,67 @@ impl Proxy {
         connected
     }
 
+    async fn read_head(&self, client: &mut TcpStream) -> io::Result<Result<Asked, BadRequest>> {
+        let secrets = self.secrets.borrow().clone();
+        let extras = |target: &Target| secrets.as_ref().map_or_else(Vec::new, |secrets| extras(secrets, target));
+        read_head(client, |bytes| request::parse(bytes, extras)).await
+    }
+
+    /// Serves the one request of a tunnel to a name that a secret is bound to, in TLS or without.
+    async fn read_tunnel(
+        &self,
+        client: &mut TcpStream,
+        host: TcpStream,
+        asked: Asked,
+        secrets: &Secrets,
+    ) -> io::Result<()> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing was asked for in time");
+        let (extras, target) = (extras(secrets, &asked.target), asked.target);
+        if !asked.first.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the client did not wait for its tunnel"));
+        }
+        let mut first = [0];
+        let peeked = timeout(HEAD_DEADLINE, client.peek(&mut first)).await.map_err(late)??;
+        if peeked == 0 || first[0] != tls::HANDSHAKE {
+            let head = read_head(client, |bytes| request::parse_in_tunnel(bytes, &target, HTTP_PORT, &extras));
+            return match timeout(HEAD_DEADLINE, head).await.map_err(late)?? {
+                Ok(first) => self.relay(client, host, &first, &target).await,
+                Err(bad) => refuse(client, &answer::http(&Denied::Bad(bad))).await,
+            };
+        }
+        let name = target.host.to_string();
+        let config = secrets.authority().answer_for(&name).map_err(io::Error::other)?;
+        let mut client = timeout(HEAD_DEADLINE, tls::accept(client, config)).await.map_err(late)??;
+        let head = read_head(&mut client, |bytes| request::parse_in_tunnel(bytes, &target, HTTPS_PORT, &extras));
+        let first = match timeout(HEAD_DEADLINE, head).await.map_err(late)?? {
+            Ok(first) => first,
+            Err(bad) => return refuse(&mut client, &answer::http(&Denied::Bad(bad))).await,
+        };
+        let connecting = async { tls::connect(host, self.outside.tls(tls::client).await?, &name).await };
+        match timeout(HEAD_DEADLINE, connecting).await.map_err(late).flatten() {
+            Ok(host) => self.relay(client, host, &first, &target).await,
+            Err(source) => refuse(&mut client, &answer::http(&Denied::Tls { target, source })).await,
+        }
+    }
+
     /// Sends what was asked for first, and then moves bytes until both have ended or the policy has changed its mind.
-    async fn relay(&self, client: &mut TcpStream, mut host: TcpStream, asked: Asked) -> io::Result<()> {
+    async fn relay<A, B>(&self, client: A, mut host: B, first: &[u8], target: &Target) -> io::Result<()>
+    where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
         let moved = Moved::default();
-        host.write_all(&asked.first).await?;
-        self.traffic.moved.forth.fetch_add(asked.first.len() as u64, Ordering::Relaxed);
-        moved.forth.fetch_add(asked.first.len() as u64, Ordering::Relaxed);
+        host.write_all(first).await?;
+        self.traffic.moved.forth.fetch_add(first.len() as u64, Ordering::Relaxed);
+        moved.forth.fetch_add(first.len() as u64, Ordering::Relaxed);
         let mut policy = self.policy.clone();
-        let revoked = policy.wait_for(|policy| !permits(policy, &asked.target));
+        let revoked = policy.wait_for(|policy| !permits(policy, target));
         let ended = tokio::select! {
             ended = relay(client, host, &moved, &self.traffic.moved) => ended,
             _ = revoked => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not on the allowlist any more")),
         };
         let (sent, received) = (moved.forth.into_inner(), moved.back.into_inner());
-        tracing::debug!(sandbox.id = %self.id, target = %asked.target, sent, received, verdict = "connected", "proxy");
+        tracing::debug!(sandbox.id = %self.id, %target, sent, received, verdict = "connected", "proxy");
         ended
     }
 }
@@ -216,24 +290,31 @@ fn permits(policy: &Policy, target: &Target) -> bool {
     matches!(policy, Policy::Proxy(allow) if allow.permits(target))
 }
 
-/// Reads the head of an HTTP request, and what came with it.
-async fn read_head(client: &mut TcpStream) -> io::Result<Result<Asked, BadRequest>> {
+/// The headers that requests to a target get.
+fn extras(secrets: &Secrets, target: &Target) -> Vec<Extra> {
+    let extra = |binding: &Binding| (binding.header.as_str().to_owned(), binding.value.expose().to_vec());
+    secrets.of(target).map(extra).collect()
+}
+
+/// Reads the head of an HTTP request, and what comes with it, until it is understood.
+async fn read_head<T>(
+    client: &mut (impl AsyncRead + Unpin),
+    parse: impl Fn(&[u8]) -> Result<Option<T>, BadRequest>,
+) -> io::Result<Result<T, BadRequest>> {
     let mut bytes = Vec::with_capacity(4096);
     loop {
         let room = (request::MAX_HEAD - bytes.len()) as u64;
         if client.take(room).read_buf(&mut bytes).await? == 0 {
             return Ok(Err(if room == 0 { BadRequest::TooLong } else { BadRequest::Incomplete }));
         }
-        match request::parse(&bytes) {
-            Ok(None) => {}
-            Ok(Some(asked)) => return Ok(Ok(asked)),
-            Err(bad) => return Ok(Err(bad)),
+        if let Some(read) = parse(&bytes).transpose() {
+            return Ok(read);
         }
     }
 }
 
 /// Tells a client that nothing was connected, and waits until it has had time to hear it.
-async fn refuse(client: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
+async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), answer: &[u8]) -> io::Result<()> {
     client.write_all(answer).await?;
     client.shutdown().await?;
     let mut rest = client.take(LINGER_BYTES);

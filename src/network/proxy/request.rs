@@ -16,6 +16,9 @@ const HTTP_PORT: u16 = 80;
 const HOP_BY_HOP: [&str; 7] =
     ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "upgrade"];
 
+/// A header that a request gets, whatever the client says in it.
+pub type Extra = (String, Vec<u8>);
+
 /// What a client wants.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -23,7 +26,8 @@ pub struct Asked {
     pub target: Target,
     /// What the host is sent before anything else: the rewritten head, and what came after it.
     pub first: Vec<u8>,
-    is_tunnel: bool,
+    /// It asks for a connection, over which it says what it likes.
+    pub is_tunnel: bool,
 }
 
 /// Why a request cannot be served.
@@ -44,7 +48,7 @@ pub enum BadRequest {
     /// It names no host and port.
     #[error("its host")]
     Target(#[source] TargetError),
-    /// It asks for something else than a connection.
+    /// It asks for something else than a connection, or for its own secrets.
     #[error("only connections are made")]
     Unsupported,
 }
@@ -61,19 +65,15 @@ impl Asked {
     }
 }
 
-/// The request that `bytes` begin with; `None` until all of its head has come.
+/// The request that `bytes` begin with; `None` until all of its head has come. `extras` says what headers the requests to a
+/// target get.
 ///
 /// # Errors
 /// It is none for a proxy.
-pub fn parse(bytes: &[u8]) -> Result<Option<Asked>, BadRequest> {
+pub fn parse(bytes: &[u8], extras: impl FnOnce(&Target) -> Vec<Extra>) -> Result<Option<Asked>, BadRequest> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
-    let head = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(head)) => head,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(BadRequest::TooLong),
-        Err(_) => return Err(BadRequest::Malformed),
-    };
+    let Some(head) = parse_head(&mut request, bytes)? else { return Ok(None) };
     let (Some(method), Some(uri)) = (request.method, request.path) else { return Err(BadRequest::Malformed) };
     let rest = &bytes[head..];
     if method == "CONNECT" {
@@ -82,10 +82,64 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Asked>, BadRequest> {
     }
     let (authority, path) = split_uri(uri)?;
     let target = Target::parse(authority, HTTP_PORT).map_err(BadRequest::Target)?;
-    let mut first = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", host(&target)).into_bytes();
-    append_headers(&mut first, request.headers);
-    first.extend_from_slice(rest);
+    let extras = extras(&target);
+    check_method(method, &extras)?;
+    let first = rewritten(method, &path, &host(&target, HTTP_PORT), request.headers, &extras, rest);
     Ok(Some(Asked { target, first, is_tunnel: false }))
+}
+
+/// The request in a tunnel to `target` that `bytes` begin with, as it is sent on: for this host, whichever it names, and with
+/// these headers. `None` until all of its head has come.
+///
+/// # Errors
+/// It is none for a server.
+pub fn parse_in_tunnel(
+    bytes: &[u8],
+    target: &Target,
+    default_port: u16,
+    extras: &[Extra],
+) -> Result<Option<Vec<u8>>, BadRequest> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let Some(head) = parse_head(&mut request, bytes)? else { return Ok(None) };
+    match (request.method, request.path) {
+        (Some(method), Some(path)) if path.starts_with('/') || path == "*" => {
+            check_method(method, extras)?;
+            let host = host(target, default_port);
+            Ok(Some(rewritten(method, path, &host, request.headers, extras, &bytes[head..])))
+        }
+        _ => Err(BadRequest::Malformed),
+    }
+}
+
+/// What is put into a header is not for the client, and TRACE would have the host send it back.
+fn check_method(method: &str, extras: &[Extra]) -> Result<(), BadRequest> {
+    if method == "TRACE" && !extras.is_empty() { Err(BadRequest::Unsupported) } else { Ok(()) }
+}
+
+/// The length of the head; `None` until all of it has come.
+fn parse_head<'b>(request: &mut httparse::Request<'_, 'b>, bytes: &'b [u8]) -> Result<Option<usize>, BadRequest> {
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(head)) => Ok(Some(head)),
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(httparse::Error::TooManyHeaders) => Err(BadRequest::TooLong),
+        Err(_) => Err(BadRequest::Malformed),
+    }
+}
+
+/// A request as it is sent on: one only, to this host.
+fn rewritten(
+    method: &str,
+    path: &str,
+    host: &str,
+    headers: &[httparse::Header<'_>],
+    extras: &[Extra],
+    rest: &[u8],
+) -> Vec<u8> {
+    let mut first = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
+    append_headers(&mut first, headers, extras);
+    first.extend_from_slice(rest);
+    first
 }
 
 /// Authority and path of an absolute URI.
@@ -100,13 +154,13 @@ fn split_uri(uri: &str) -> Result<(&str, String), BadRequest> {
     Ok((authority, format!("{slash}{path}")))
 }
 
-fn host(target: &Target) -> String {
+fn host(target: &Target, default_port: u16) -> String {
     let whole = target.to_string();
-    let default = format!(":{HTTP_PORT}");
+    let default = format!(":{default_port}");
     whole.strip_suffix(&default).map_or_else(|| whole.clone(), str::to_owned)
 }
 
-fn append_headers(head: &mut Vec<u8>, headers: &[httparse::Header<'_>]) {
+fn append_headers(head: &mut Vec<u8>, headers: &[httparse::Header<'_>], extras: &[Extra]) {
     let connection: Vec<String> = headers
         .iter()
         .filter(|header| header.name.eq_ignore_ascii_case("connection"))
@@ -118,9 +172,13 @@ fn append_headers(head: &mut Vec<u8>, headers: &[httparse::Header<'_>]) {
     let upgrade = upgrade.filter(|_| is_named("upgrade"));
     for header in headers {
         let name = header.name.to_ascii_lowercase();
-        if name != "host" && !HOP_BY_HOP.contains(&name.as_str()) && !is_named(&name) {
+        let is_replaced = name == "host" || extras.iter().any(|(extra, _)| *extra == name);
+        if !is_replaced && !HOP_BY_HOP.contains(&name.as_str()) && !is_named(&name) {
             append(head, header.name, header.value);
         }
+    }
+    for (name, value) in extras {
+        append(head, name, value);
     }
     match upgrade {
         Some(upgrade) => {
@@ -145,7 +203,23 @@ mod tests {
     use super::*;
 
     fn asked(text: &str) -> Result<Option<Asked>, BadRequest> {
-        parse(text.as_bytes())
+        parse(text.as_bytes(), |_| Vec::new())
+    }
+
+    #[test]
+    fn a_header_of_ours_replaces_all_of_the_clients() {
+        let extras = [("authorization".to_owned(), b"real".to_vec())];
+        let text = "GET http://a.com/ HTTP/1.1\r\nAUTHORIZATION: mine\r\nauthorization: too\r\nX: 1\r\n\r\n";
+        let asked = parse(text.as_bytes(), |_| extras.to_vec()).unwrap().unwrap();
+        let expected = "GET / HTTP/1.1\r\nHost: a.com\r\nX: 1\r\nauthorization: real\r\nConnection: close\r\n\r\n";
+        assert_eq!(String::from_utf8(asked.first).unwrap(), expected);
+        let target = "a.com:443".parse().unwrap();
+        let text = "POST /p HTTP/1.1\r\nHost: b.com\r\nAuthorization: mine\r\n\r\nbody";
+        let first = parse_in_tunnel(text.as_bytes(), &target, 443, &extras).unwrap().unwrap();
+        let expected = "POST /p HTTP/1.1\r\nHost: a.com\r\nauthorization: real\r\nConnection: close\r\n\r\nbody";
+        assert_eq!(String::from_utf8(first).unwrap(), expected);
+        let foreign = parse_in_tunnel(b"GET http://b.com/ HTTP/1.1\r\n\r\n", &target, 443, &extras);
+        assert_eq!(foreign, Err(BadRequest::Malformed));
     }
 
     fn first(text: &str) -> String {
@@ -197,13 +271,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = parse(&bytes);
+            let _ = parse(&bytes, |_| Vec::new());
         }
 
         #[test]
         fn the_part_of_a_request_is_none(cut in 0..60_usize) {
             let text = "GET http://a.com/long/path?query HTTP/1.1\r\nAccept: */*\r\n\r\n";
-            prop_assert_eq!(parse(&text.as_bytes()[..cut.min(text.len() - 1)]), Ok(None));
+            prop_assert_eq!(parse(&text.as_bytes()[..cut.min(text.len() - 1)], |_| Vec::new()), Ok(None));
         }
     }
 }
