@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use handsd::api::proto::{
-    CreateSandboxRequest, HibernateSandboxRequest, Phase, Sandbox as Message, SetLimitsRequest, TouchSandboxRequest,
-    WakeSandboxRequest, WatchSandboxRequest,
+    CreateSandboxRequest, HibernateSandboxRequest, Phase, Sandbox as Message, SetLimitsRequest, Tier,
+    TouchSandboxRequest, WakeSandboxRequest, WatchSandboxRequest,
 };
-use support::{Daemon, SOON, Sandbox, argv, eventually, expect, only_native, reason};
+use support::{Daemon, SOON, Sandbox, argv, eventually, expect, only_native, reason, rootfs};
 use tonic::Status;
 
 mod support;
@@ -214,4 +214,29 @@ async fn limits_change_while_it_runs() {
     assert_eq!(changed.limits.unwrap().pids, 8);
     let outcome = sandbox.bash("for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait").await;
     assert!(outcome.stderr_text().contains("fork"), "{}", outcome.stderr_text());
+}
+
+// 35
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_that_fails_leaves_it_asleep_with_its_files_and_says_why() {
+    if !only_native("a container needs its image no more once it is made") {
+        return;
+    }
+    let Some(daemon) = Daemon::start().await else { return };
+    let image = rootfs::write_tar(daemon.scratch());
+    let request = CreateSandboxRequest { image: format!("tar:{}", image.display()), ..Default::default() };
+    let sandbox = Sandbox::create(&daemon, request).await.unwrap();
+    sandbox.bash("echo kept > file").await;
+    let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone(), tier: Tier::Stopped.into() };
+    daemon.sandboxes().hibernate(request).await.unwrap();
+    let elsewhere = image.with_extension("away");
+    std::fs::rename(&image, &elsewhere).unwrap();
+    let refused = join_all((0..5).map(|_| wake(&daemon, &sandbox))).await;
+    assert!(refused.iter().all(|answer| reason(answer.as_ref().unwrap_err()) == "IMAGE_NOT_FOUND"), "{refused:?}");
+    let now = sandbox.get().await.unwrap();
+    assert_eq!((now.phase(), now.tier(), now.running), (Phase::Hibernated, Tier::Stopped, 0));
+    let init = sandbox.directory(&daemon).join("init.json");
+    assert!(!init.exists(), "nothing of it runs");
+    std::fs::rename(&elsewhere, &image).unwrap();
+    assert_eq!(sandbox.read("cat file").await, "kept");
 }

@@ -23,6 +23,9 @@ const QUICK: &str = "[runtime]\nrestart_after = '20ms'\nrestart_longest = '80ms'
 /// Starts again for as long as a test lasts.
 const PATIENT: &str = "[runtime]\nrestart_after = '10ms'\nrestart_longest = '10ms'\nbudget = 1000\n";
 
+/// What is told of one life.
+const ONCE: [&str; 3] = ["runtime.starting", "runtime.started", "runtime.exited"];
+
 fn runtime(command: &str) -> Runtime {
     Runtime { command: command.to_owned(), ..Runtime::default() }
 }
@@ -67,8 +70,14 @@ async fn events(daemon: &Daemon) -> Vec<NodeEvent> {
     events
 }
 
-fn kinds(events: &[NodeEvent]) -> Vec<&str> {
-    events.iter().map(|event| event.kind.as_str()).collect()
+/// The same once these kinds have come, and no others. They come a moment after what they tell can be seen.
+async fn events_of(daemon: &Daemon, kinds: &[&str]) -> Vec<NodeEvent> {
+    eventually(SOON, || async {
+        let events = events(daemon).await;
+        let told: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
+        if told == kinds { Ok(events) } else { Err(format!("{told:?}")) }
+    })
+    .await
 }
 
 // 37
@@ -87,11 +96,9 @@ async fn what_ends_is_started_again_after_longer_and_longer_until_it_is_given_up
     let waits: Vec<u128> = starts.windows(2).map(|two| u128::from(two[1] - two[0]) / 1_000_000).collect();
     assert_eq!(waits.len(), 3);
     assert!(waits[0] >= 200 && waits[1] >= 400 && waits[2] >= 400, "{waits:?}");
-    let events = events(&daemon).await;
-    let once = ["runtime.starting", "runtime.started", "runtime.exited"];
     let all: Vec<&str> =
-        once.repeat(3).into_iter().chain(["runtime.starting", "runtime.started", "runtime.failed"]).collect();
-    assert_eq!(kinds(&events), all);
+        ONCE.repeat(3).into_iter().chain(["runtime.starting", "runtime.started", "runtime.failed"]).collect();
+    let events = events_of(&daemon, &all).await;
     let told = events.last().unwrap().runtime.clone().unwrap();
     assert_eq!(told.failure.unwrap().reason, "CRASH_LOOP");
     // Its output is that of a run like any other.
@@ -126,10 +133,10 @@ async fn the_budget_outlives_the_daemon() {
     let sandbox = sandbox.through(&daemon);
     assert_eq!(status(&sandbox).await.state(), State::Failed);
     assert_eq!(sandbox.read("wc -l < starts").await, "4");
-    let exits: Vec<NodeEvent> = events(&daemon).await.into_iter().filter(|it| it.kind == "runtime.exited").collect();
-    assert_eq!(exits.len(), 3);
-    for exit in exits {
-        let last = exit.runtime.unwrap().last_exit.unwrap();
+    let all: Vec<&str> =
+        ONCE.repeat(3).into_iter().chain(["runtime.starting", "runtime.started", "runtime.failed"]).collect();
+    for exit in events_of(&daemon, &all).await.iter().filter(|it| it.kind == "runtime.exited") {
+        let last = exit.runtime.clone().unwrap().last_exit.unwrap();
         assert_eq!((last.reason(), last.status), (Reason::Signaled, Some(Ending::Signal(libc::SIGKILL))));
     }
 }
@@ -217,7 +224,8 @@ async fn it_sleeps_with_its_sandbox_and_goes_on_after_the_wake() {
     assert_eq!(sandbox.read("cat end").await, "ended");
     let second = becomes(&sandbox, |it| it.starts == 2 && it.state() == State::Running).await;
     assert_eq!(second.last_exit, None);
-    assert!(kinds(&events(&daemon).await).contains(&"runtime.stopped"));
+    let all = ["runtime.starting", "runtime.started", "runtime.stopped", "runtime.starting", "runtime.started"];
+    events_of(&daemon, &all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
