@@ -22,6 +22,7 @@ use crate::health::policy::Floors;
 use crate::image::{ImageRef, ImageRefError};
 use crate::network::policy::Policy;
 use crate::sandbox::policy::Policy as Restarts;
+use crate::sandbox::pressure;
 
 mod access;
 mod defaults;
@@ -133,6 +134,8 @@ pub struct SandboxDefaults {
     pub max_sandboxes: usize,
     /// How many are made before anybody asks for them.
     pub reserve: usize,
+    /// From when on memory is so short that idle sandboxes go to sleep at once.
+    pub pressure: pressure::policy::Floors,
 }
 
 /// What a run gets if its request leaves it out, and what no request goes beyond.

@@ -25,7 +25,7 @@ use crate::health::policy::Report;
 use crate::health::{self, Watched};
 use crate::ids::SandboxId;
 use crate::notify;
-use crate::sandbox::{Sandboxes, attend, reconcile};
+use crate::sandbox::{Sandboxes, attend, reconcile, relieve};
 use crate::seal::Sealer;
 use crate::session::Sessions;
 use crate::store::Store;
@@ -193,6 +193,7 @@ impl Daemon {
         self.servers.spawn(reconcile(self.sandboxes.clone(), self.stop.clone()));
         self.servers.spawn(self.sandboxes.clone().keep_reserve(self.draining.clone()));
         self.servers.spawn(attend(self.sandboxes.clone(), self.stop.clone()));
+        self.servers.spawn(relieve(self.sandboxes.clone(), self.config.sandbox.pressure, self.stop.clone()));
     }
 
     fn serve_http(&mut self, web: Web, services: Services, access: Access) {

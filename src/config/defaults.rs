@@ -77,6 +77,15 @@ pub(super) const RESERVE: usize = 0;
 /// The upper one is more than any burst that a machine could serve at once.
 pub(super) const RESERVE_BOUNDS: RangeInclusive<usize> = 0..=256;
 
+/// Four times as much as the daemon itself has to have: sleep comes before the kernel begins to kill.
+pub(super) const PRESSURE_MEMORY: u64 = 256 * MIB;
+/// Zero asks for nothing; a test asks for more than there is.
+pub(super) const PRESSURE_MEMORY_BOUNDS: RangeInclusive<u64> = 0..=MAX_SIZE;
+/// With nearly half of the time lost to waiting for memory, work does not get done any more.
+pub(super) const PRESSURE_STALL: Option<f64> = Some(40.0);
+/// Percent.
+pub(super) const PRESSURE_STALL_BOUNDS: RangeInclusive<f64> = 0.0..=100.0;
+
 /// A millisecond serves tests; what is started again after more than a day is not kept running.
 pub(super) const RESTART_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
 /// At 1 the first end is the last; the upper one is as good as no bound, and the record of a sandbox holds so many times.

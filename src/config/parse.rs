@@ -17,6 +17,7 @@ use super::{
 use crate::health::policy::Floors;
 use crate::network::policy::{Allow, Bounds, Policy, Rule};
 use crate::sandbox::policy::Policy as Restarts;
+use crate::sandbox::pressure;
 
 /// The configuration that `text` gives with the flags on top, or all its faults.
 pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environment) -> Result<Config, Vec<Fault>> {
@@ -162,6 +163,16 @@ fn sandbox(sandbox: &mut Section<'_, '_>, engine: EngineKind, overrides: &Overri
             .take("max_sandboxes", integer(defaults::MAX_SANDBOXES_BOUNDS))
             .unwrap_or(defaults::MAX_SANDBOXES),
         reserve: sandbox.take("reserve", integer(defaults::RESERVE_BOUNDS)).unwrap_or(defaults::RESERVE),
+        pressure: pressure(sandbox),
+    }
+}
+
+fn pressure(sandbox: &mut Section<'_, '_>) -> pressure::policy::Floors {
+    let available = sandbox.take("pressure_memory", size(defaults::PRESSURE_MEMORY_BOUNDS));
+    let stall = sandbox.take("pressure_stall", limit(number(defaults::PRESSURE_STALL_BOUNDS)));
+    pressure::policy::Floors {
+        available: available.unwrap_or(defaults::PRESSURE_MEMORY),
+        stall: stall.unwrap_or(defaults::PRESSURE_STALL),
     }
 }
 

@@ -104,6 +104,10 @@ max_wakes = {max_wakes}
 # Sandboxes of this node; a request for one more is refused.
 max_sandboxes = {max_sandboxes}
 reserve = {reserve}
+# With less memory of the node available, or while something waits for memory in more than so many percent of the time, the
+# sandbox that nobody has used for longest goes to sleep, and then the next; or \"unlimited\".
+pressure_memory = {pressure_memory}
+pressure_stall = {pressure_stall}
 ",
             image = text(&sandbox.image),
             memory = limit(sandbox.memory.map(size)),
@@ -114,6 +118,8 @@ reserve = {reserve}
             max_wakes = sandbox.max_wakes,
             max_sandboxes = sandbox.max_sandboxes,
             reserve = sandbox.reserve,
+            pressure_memory = size(sandbox.pressure.available),
+            pressure_stall = limit(sandbox.pressure.stall.map(|stall| format!("{stall:?}"))),
         )
     }
 

@@ -101,6 +101,8 @@ stop_after = '1day'
 max_wakes = 2
 max_sandboxes = 3
 reserve = 4
+pressure_memory = '1G'
+pressure_stall = 12.5
 [run]
 timeout = '10m'
 max_timeout = '1h'
@@ -180,6 +182,7 @@ audit = '/audit'
             max_wakes: 2,
             max_sandboxes: 3,
             reserve: 4,
+            pressure: pressure::policy::Floors { available: 1 << 30, stall: Some(12.5) },
         },
         run: RunDefaults {
             timeout: Duration::from_secs(600),
@@ -316,7 +319,7 @@ fn the_default_deadline_is_never_beyond_the_maximum() {
 #[test]
 fn http_is_served_where_grpc_is_not() {
     let faults = faults("grpc = ['127.0.0.1:7420']\nhttp.listen = '127.0.0.1:7420'");
-    assert_eq!(faults, ["2:15: http.listen: expected another address than gRPC has"]);
+    assert_eq!(faults, ["2:16: http.listen: expected another address than gRPC has"]);
 }
 
 #[test]

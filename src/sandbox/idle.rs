@@ -61,6 +61,13 @@ impl Activity {
         self.shared.lock().last = Instant::now();
     }
 
+    /// For how long nobody has used the sandbox; `None` while somebody does.
+    #[must_use]
+    pub fn unused(&self) -> Option<Duration> {
+        let state = self.shared.lock();
+        (state.leases == 0).then(|| state.last.elapsed())
+    }
+
     /// Lets nobody in any more, if nobody is in and nobody has been for `timeout`.
     #[must_use]
     pub fn close_if_idle(&self, timeout: Duration) -> bool {

@@ -37,6 +37,7 @@ mod happenings;
 mod idle;
 mod live;
 pub mod policy;
+pub mod pressure;
 mod reconcile;
 pub mod record;
 pub mod recovery;
@@ -49,6 +50,7 @@ pub use connection::{Connection, ForwardError};
 pub use drain::Progress;
 pub use happenings::attend;
 pub use idle::Lease;
+pub use pressure::relieve;
 pub use reconcile::{reconcile, strangers};
 pub use registry::Sandboxes;
 
