@@ -37,6 +37,8 @@ pub struct Options {
     pub crash_at: Option<&'static str>,
     /// Its engine, if not the one that all tests are run on.
     pub engine: Option<Engine>,
+    /// A daemon of another build, if not this one's.
+    pub program: Option<PathBuf>,
 }
 
 /// A daemon. When it is dropped it is told to end, and has to end well and leave nothing; after a panic it is killed, and
@@ -264,6 +266,12 @@ impl Daemon {
         self.restart().await;
     }
 
+    /// Starts one of another build after [`Daemon::kill`]; of this one for `None`.
+    pub async fn restart_as(&mut self, program: Option<PathBuf>) {
+        self.options.program = program;
+        self.restart().await;
+    }
+
     /// Tells it to end, and starts another on the same state, which removes all at its end.
     pub async fn replace(&mut self) {
         assert!(self.options.durable && self.stop().success(), "{}", self.log());
@@ -381,10 +389,10 @@ fn clean(process: &mut Child, directory: &Path) {
 }
 
 fn spawn(directory: &Path, options: &Options, engine: &Engine) -> Child {
-    let program = env!("CARGO_BIN_EXE_handsd");
+    let program = options.program.as_deref().unwrap_or_else(|| Path::new(env!("CARGO_BIN_EXE_handsd")));
     let mut command = if options.rootless {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", program]);
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
         command
     } else if let Some((wrapper, arguments)) = options.wrapper.split_first() {
         let mut command = Command::new(wrapper);
