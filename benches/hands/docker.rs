@@ -74,6 +74,21 @@ impl Docker {
         Ok(elapsed)
     }
 
+    /// Has the container stand still; answers how long that took.
+    pub fn pause(&mut self) -> Result<Duration> {
+        let begin = Instant::now();
+        self.post(&format!("/containers/{}/pause", self.container), &Value::Null)?;
+        Ok(begin.elapsed())
+    }
+
+    /// Lets it go on and runs a command in it; answers how long that took.
+    pub fn unpause_and_exec(&mut self, argv: &[&str]) -> Result<Duration> {
+        let begin = Instant::now();
+        self.post(&format!("/containers/{}/unpause", self.container), &Value::Null)?;
+        self.exec(argv)?;
+        Ok(begin.elapsed())
+    }
+
     fn create(&mut self, argv: &[&str]) -> Result<String> {
         let body = json!({ "Image": IMAGE, "Cmd": argv, "HostConfig": { "NetworkMode": "none" } });
         let made = self.post("/containers/create", &body)?;

@@ -33,6 +33,7 @@ use node::Node;
 use table::Table;
 
 mod birth;
+#[allow(dead_code, reason = "each benchmark uses a part of it")]
 mod docker;
 mod floor;
 mod latency;
