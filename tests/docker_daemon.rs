@@ -97,7 +97,8 @@ async fn a_container_that_somebody_kills_is_a_crash_that_is_told_at_once() {
     becomes(&sandbox, Phase::Crashed).await;
     let failure = sandbox.get().await.unwrap().failure.unwrap();
     assert_eq!(failure.reason, ErrorReason::SandboxLost.as_str_name());
-    assert!(failure.message.contains("Docker says that it ended with code 137"), "{failure:?}");
+    // With the code, unless Docker is slow to hear of it itself.
+    assert!(failure.message.contains("; Docker "), "{failure:?}");
     assert_eq!(sandbox.read("cat file").await, "kept");
 }
 

@@ -162,6 +162,8 @@ pub enum Change {
     Frozen,
     /// They go on.
     Thawed,
+    /// Nobody can tell.
+    Unknown,
 }
 
 /// A process on the node, by its descriptor.

@@ -263,7 +263,7 @@ impl Driver {
         let (result, reply) = match order {
             Order::Hibernate(tier, reply) => (self.hibernate_now(tier).await, reply),
             Order::Wake(reply) => (self.wake().await, reply),
-            Order::Look(reply) => (self.look().await, reply),
+            Order::Look(change, reply) => (self.look(change).await, reply),
             Order::Retry(reply) => (self.retry_runtime().await, reply),
             Order::SetLimits(limits, reply) => (self.set_limits(limits).await, reply),
             Order::SetNetwork(policy, secrets, reply) => (self.set_network(policy, &secrets).await, reply),

@@ -30,26 +30,25 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(30);
 pub async fn attend(sandboxes: Sandboxes, stop: CancellationToken) {
     let (tell, told) = mpsc::channel(BACKLOG);
     let heard = ReceiverStream::new(told).flat_map(|happening| stream::iter(concerned(&sandboxes, happening)));
-    let looking = heard.for_each_concurrent(LOOKS, |sandbox| async move {
-        if let Ok(Err(error)) = timeout(LOOK_DEADLINE, sandbox.look()).await {
+    let looking = heard.for_each_concurrent(LOOKS, |(sandbox, change)| async move {
+        if let Ok(Err(error)) = timeout(LOOK_DEADLINE, sandbox.look(change)).await {
             tracing::debug!(sandbox.id = %sandbox.profile().id, error = %chain(&error), "a sandbox was not looked at");
         }
     });
     stop.run_until_cancelled(async { tokio::join!(sandboxes.engine().watch(tell), looking) }).await;
 }
 
-/// Whom to look at.
-fn concerned(sandboxes: &Sandboxes, happening: Happening) -> Vec<Sandbox> {
-    let (id, change) = match happening {
-        Happening::To(id, change) => (id, change),
+/// Whom it concerns, and what each is told.
+fn concerned(sandboxes: &Sandboxes, happening: Happening) -> Vec<(Sandbox, Change)> {
+    match happening {
+        Happening::To(id, Change::OutOfMemory) => {
+            tracing::warn!(sandbox.id = %id, "the kernel has ended a process of a sandbox for want of memory");
+            Vec::new()
+        }
+        Happening::To(id, change) => sandboxes.get(&id).into_iter().map(|sandbox| (sandbox, change)).collect(),
         Happening::Missed => {
             let (all, _) = sandboxes.list(None, usize::MAX, &BTreeMap::new());
-            return all.into_iter().filter(|sandbox| sandbox.snapshot().phase.has_guest()).collect();
+            all.into_iter().map(|sandbox| (sandbox, Change::Unknown)).collect()
         }
-    };
-    if change == Change::OutOfMemory {
-        tracing::warn!(sandbox.id = %id, "the kernel has ended a process of a sandbox for want of memory");
     }
-    let sandbox = sandboxes.get(&id).ok();
-    sandbox.into_iter().filter(|sandbox| sandbox.snapshot().phase.is_surprised_by(change)).collect()
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{EngineError, LimitSupport, Limits, Spec, Uplink};
+use crate::engine::{Change, EngineError, LimitSupport, Limits, Spec, Uplink};
 use crate::hands::files::FileError;
 use crate::hands::{self, Hands};
 use crate::ids::SandboxId;
@@ -67,7 +67,7 @@ type Reply = oneshot::Sender<Result<(), SandboxError>>;
 enum Order {
     Hibernate(Tier, Reply),
     Wake(Reply),
-    Look(Reply),
+    Look(Change, Reply),
     /// Gives a runtime that was given up another try.
     Retry(Reply),
     SetLimits(Limits, Reply),
@@ -427,12 +427,12 @@ impl Sandbox {
         self.order(Order::Retry).await
     }
 
-    /// Has its driver look whether somebody else has put it to sleep, woken it or ended it.
+    /// Has its driver look whether somebody else has put it to sleep, woken it or ended it, unless it knows of the change.
     ///
     /// # Errors
     /// [`SandboxError::NotRunning`], [`SandboxError::Engine`], [`SandboxError::Guest`].
-    async fn look(&self) -> Result<(), SandboxError> {
-        self.order(Order::Look).await
+    async fn look(&self, change: Change) -> Result<(), SandboxError> {
+        self.order(|reply| Order::Look(change, reply)).await
     }
 
     /// Changes its limits; those left out stay.

@@ -164,7 +164,7 @@ impl Phase {
     #[must_use]
     pub fn is_surprised_by(&self, change: Change) -> bool {
         match change {
-            Change::Ended => self.has_guest(),
+            Change::Ended | Change::Unknown => self.has_guest(),
             Change::Frozen => matches!(self, Self::Running),
             Change::Thawed => matches!(self, Self::Hibernated(Tier::Frozen)),
             Change::OutOfMemory => false,

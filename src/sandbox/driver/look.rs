@@ -3,14 +3,16 @@
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::engine::Found;
+use crate::engine::{Change, Found};
 use crate::sandbox::SandboxError;
 use crate::sandbox::state::{Observation, Phase, Tier};
 
 impl Driver {
-    /// Takes note of how the engine has the sandbox. What was frozen counts as asleep, and the next call wakes it.
-    pub(super) async fn look(&mut self) -> Result<(), SandboxError> {
-        if !self.record.phase.has_guest() {
+    /// Takes note of how the engine has the sandbox, if a change is none of the driver's own. What was frozen counts as
+    /// asleep, and the next call wakes it.
+    pub(super) async fn look(&mut self, change: Change) -> Result<(), SandboxError> {
+        // Only here is it known what the steps before have led to.
+        if !self.record.phase.is_surprised_by(change) {
             return Ok(());
         }
         let found = self.tools.engine.find(self.id()).await.map_err(|error| self.failed("look at", error))?;
