@@ -49,6 +49,8 @@ pub(super) async fn entries(
     events: &[NewEvent],
     now: SystemTime,
 ) -> Result<Vec<LogEntry>, SessionError> {
+    // To the millisecond, as it is stored: whoever has it from memory has the same.
+    let now = super::time(super::millis(now));
     let mut entries = Vec::with_capacity(events.len());
     for (event, seq) in events.iter().zip(head + 1..) {
         let id = EventId::of(session, seq);
