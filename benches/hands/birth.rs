@@ -18,17 +18,28 @@ const CREATE_TARGET: Value = Value::Time(Duration::from_millis(8));
 const RESERVE_TARGET: Value = Value::Time(Duration::from_millis(3));
 const RESERVE: usize = 4;
 
+/// Of the Docker engine, whose floor is to make and start a container through the API.
+const TIMES_API: f64 = 1.1;
+
 /// Between sandboxes that are made apart from each other. On version 1 cgroups an attach that comes after such a while
 /// waits for a grace period of RCU.
 const APART: Duration = Duration::from_millis(300);
 
 /// Sandboxes with their first command, back to back and apart from each other.
-pub async fn creates(node: &mut Node, docker: Option<&mut Docker>, effort: Effort, table: &mut Table) -> Result<()> {
+pub async fn creates(
+    engine: Engine,
+    node: &mut Node,
+    docker: Option<&mut Docker>,
+    effort: Effort,
+    table: &mut Table,
+) -> Result<()> {
     let [mut together, mut apart, mut bare, mut theirs, mut destroys] = std::array::from_fn(|_| Series::default());
     let mut docker = docker;
     for _ in 0..effort.rounds {
-        let bare_samples = (0..effort.creates).map_while(|_| floor::unshare()).collect();
-        bare.push(bare_samples);
+        bare.push(match docker.as_deref_mut().filter(|_| engine == Engine::Docker) {
+            Some(docker) => (0..effort.creates).map(|_| docker.create_and_start()).collect::<Result<_>>()?,
+            None => (0..effort.creates).map_while(|_| floor::unshare()).collect(),
+        });
         let (mut samples, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..effort.creates {
             let (birth, end) = create(node).await?;
@@ -49,7 +60,11 @@ pub async fn creates(node: &mut Node, docker: Option<&mut Docker>, effort: Effor
         }
     }
     let (p50, floor, docker) = (together.p50(), bare.p50(), theirs.p50());
-    let targets = Target::at_most(p50, CREATE_TARGET).into_iter().collect();
+    let target = match engine {
+        Engine::Native => Target::at_most(p50, CREATE_TARGET),
+        Engine::Docker => Target::times_floor(p50, floor, TIMES_API),
+    };
+    let targets = target.into_iter().collect();
     let item = "create + first command";
     table.push(Row { item, p50, p99: together.p99(), floor, docker, targets });
     let item = "create + first, 300 ms apart";

@@ -147,7 +147,7 @@ async fn measure(arguments: &Arguments, effort: Effort) -> Result<()> {
             Part::Memory => load::memory(&mut node, &mut table).await?,
             Part::Latency => latency::round_trips(&mut node, docker, effort, &mut table).await?,
             Part::Birth => {
-                birth::creates(&mut node, docker, effort, &mut table).await?;
+                birth::creates(arguments.engine, &mut node, docker, effort, &mut table).await?;
                 birth::creates_from_reserve(arguments.engine, effort, &mut table).await?;
             }
             Part::Output => transfer::output(&mut node, docker, effort, &mut table).await?,
@@ -180,6 +180,9 @@ async fn print_heading(node: &mut Node, effort: Effort) -> Result<()> {
     println!("Linux {}, {} processors, {memory_gib} GiB of memory", info.kernel, info.cpus);
     println!("{} rounds; the median round is told", effort.rounds);
     println!("floor: of a command, a spawn over the guest's wire plus Node.Info; of a create, unshare(1) of the same");
-    println!("namespaces; of output, a pipe read to its end; of a file, plain reads and writes\n");
+    println!(
+        "namespaces, or with Docker create and start through its API; of output, a pipe read to its end; of a file,"
+    );
+    println!("plain reads and writes\n");
     Ok(())
 }
