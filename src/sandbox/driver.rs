@@ -17,20 +17,19 @@ use super::record::Record;
 use super::reserve::Ready;
 use super::runtime::state::Ending;
 use super::state::{Observation, Phase, Tier};
-use super::{IdleTimeout, Order, SandboxError, Snapshot, not_kept};
+use super::{IdleTimeout, Order, SandboxError, Snapshot};
 use crate::crash;
-use crate::engine::{EngineError, Limits, Spec, Started};
-use crate::hands::remove_spools;
+use crate::engine::{EngineError, Spec, Started};
 use crate::ids::SandboxId;
-use crate::metrics::{LifeStep, metrics};
 use crate::network::Port;
-use crate::network::policy::Policy;
-use crate::network::secrets::{Binding, MAX_SECRETS, Secrets};
-use crate::store::StoreError;
+use crate::network::secrets::Secrets;
+use crate::store::{NewEvent, StoreError};
 use crate::telemetry::chain;
 
 mod adoption;
+mod change;
 mod look;
+mod make;
 mod ports;
 mod sleep;
 mod supervision;
@@ -135,50 +134,6 @@ impl Driver {
         self.record.profile.spec(self.record.limits, &self.record.policy)
     }
 
-    async fn make(&mut self, ready: Option<Box<Ready>>) -> Result<(), SandboxError> {
-        let made = self.try_make(ready).await;
-        if let Err(error) = &made {
-            let why = chain(error).to_string();
-            self.observe(Observation::CreateFailed(why.into())).await;
-        }
-        made
-    }
-
-    async fn try_make(&mut self, ready: Option<Box<Ready>>) -> Result<(), SandboxError> {
-        // Not waited for: what was being made is removed by the next daemon, on record or not.
-        self.seen().await;
-        crash::point("create.intended");
-        let _timing = metrics().step(LifeStep::Create);
-        let is_taken = match ready {
-            Some(ready) => self.take(*ready).await?,
-            None => false,
-        };
-        if !is_taken {
-            let (started, image) = self.tools.engine.create(&self.spec()).await.map_err(create_failed)?;
-            self.record.image = image;
-            crash::point("create.made");
-            self.connect(started).await.map_err(|(error, _)| error)?;
-        }
-        crash::point("create.connected");
-        // Not only handed over: the next daemon removes what was being made, so its maker hears of it after the disk has.
-        self.intend(Observation::GuestReady).await?;
-        crash::point("create.stored");
-        Ok(())
-    }
-
-    /// Takes one that was made before as the sandbox's own; whether it could. One that is of no use is gone then.
-    async fn take(&mut self, ready: Ready) -> Result<bool, SandboxError> {
-        let Ready { spec, started, image } = ready;
-        if spec.limits != self.record.limits {
-            self.tools.engine.set_limits(self.id(), &self.record.limits).await.map_err(create_failed)?;
-        }
-        self.record.image = image;
-        let Err((error, _)) = self.connect(started).await else { return Ok(true) };
-        tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "it has died in reserve, and is made anew");
-        self.tools.engine.remove(self.id()).await.map_err(create_failed)?;
-        Ok(false)
-    }
-
     async fn connect(&mut self, started: Started) -> Result<(), (SandboxError, Started)> {
         let live = connect(&self.tools, &self.record, self.secrets.clone(), &self.activity, started).await?;
         self.body = Body::Live(live);
@@ -272,108 +227,12 @@ impl Driver {
         let _ = reply.send(result);
     }
 
-    async fn set_limits(&mut self, limits: Limits) -> Result<(), SandboxError> {
-        // One without processes gets them with its next.
-        if self.record.phase.has_guest() {
-            let set = self.tools.engine.set_limits(self.id(), &limits).await;
-            set.map_err(|error| self.failed("set the limits of", error))?;
-        }
-        self.change(|record| record.limits = limits.or(record.limits)).await
-    }
-
-    async fn set_idle(&mut self, idle: IdleTimeout) -> Result<(), SandboxError> {
-        self.change(|record| record.idle = Some(idle)).await
-    }
-
-    /// Stores and publishes what was changed without a change of phase.
-    async fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), SandboxError> {
-        let mut record = self.record.clone();
-        change(&mut record);
-        record.generation += 1;
-        self.store(&record).await?;
-        self.record = record;
-        self.publish();
-        Ok(())
-    }
-
-    async fn set_network(&mut self, policy: Policy, changes: &[Binding]) -> Result<(), SandboxError> {
-        let (made, asked) = (self.record.policy.name(), policy.name());
-        if made != asked {
-            return Err(SandboxError::NetworkMode { id: self.id().clone(), made, asked });
-        }
-        let secrets = self.changed_secrets(changes)?;
-        let mut sealed = self.record.clone();
-        if let Some(secrets) = &secrets {
-            sealed.keep_secrets(&self.tools.sealer, secrets).map_err(not_kept)?;
-        }
-        self.change(|record| (record.policy, record.secrets) = (policy, sealed.secrets)).await?;
-        let network = self.body.network();
-        if let Some(network) = &network {
-            network.set_policy(self.record.policy.clone());
-        }
-        if let Some(secrets) = secrets.map(Arc::new) {
-            network.inspect(|network| network.set_secrets(Arc::clone(&secrets)));
-            self.secrets = Some(secrets);
-        }
-        Ok(())
-    }
-
-    /// Its secrets with some changes; `None` if there are none to make.
-    fn changed_secrets(&self, changes: &[Binding]) -> Result<Option<Secrets>, SandboxError> {
-        if changes.is_empty() {
-            return Ok(None);
-        }
-        let secrets = self.secrets.as_ref().ok_or_else(|| SandboxError::NoSecrets(self.id().clone()))?;
-        let changed = secrets.with(changes).map_err(not_kept)?;
-        if changed.count() > MAX_SECRETS { Err(SandboxError::TooManySecrets) } else { Ok(Some(changed)) }
-    }
-
     fn failed(&self, verb: &'static str, error: EngineError) -> SandboxError {
         SandboxError::Engine { verb, id: self.id().clone(), source: Arc::new(error) }
     }
 
     fn not_running(&self) -> SandboxError {
         SandboxError::NotRunning { id: self.id().clone(), why: super::describe(&self.record.phase) }
-    }
-
-    /// Removes the sandbox; if that fails, again with every further request.
-    async fn remove_until_gone(&mut self) {
-        self.activity.close();
-        let mut body = std::mem::replace(&mut self.body, Body::Gone);
-        loop {
-            self.requests.borrow_and_update();
-            // To remove it takes no disk, and gives some back.
-            if let Err(error) = self.intend(Observation::DestroyRequested).await {
-                tracing::warn!(error = %chain(&error), "a sandbox is destroyed all the same");
-                self.step(Observation::DestroyRequested);
-                self.publish();
-            }
-            crash::point("destroy.intended");
-            body.close().await;
-            let timing = metrics().step(LifeStep::Destroy);
-            let removed = self.tools.engine.remove(self.id()).await;
-            timing.observe_duration();
-            match removed {
-                Ok(()) => break,
-                Err(error) => {
-                    let message = chain(&error).to_string();
-                    tracing::error!(sandbox.id = %self.id(), error = %message, "a sandbox could not be removed");
-                    self.observe(Observation::RemoveFailed(message.into())).await;
-                }
-            }
-            if self.requests.changed().await.is_err() {
-                return;
-            }
-        }
-        crash::point("destroy.removed");
-        remove_spools(self.tools.defaults.spools.join(self.id().as_str())).await;
-        crash::point("destroy.cleared");
-        self.step(Observation::Removed);
-        let forgotten = self.tools.store.remove_sandbox(self.id(), self.record.event(SystemTime::now())).await;
-        if let Err(error) = forgotten {
-            tracing::error!(sandbox.id = %self.id(), error = %chain(&error), "a removed sandbox is still on record");
-        }
-        self.publish();
     }
 
     /// Stores and publishes what is about to be done, or what nobody may hear of before it is stored.
@@ -400,13 +259,17 @@ impl Driver {
     }
 
     async fn seen(&self) {
-        let (text, event) = (self.record.to_text(), self.record.event(SystemTime::now()));
-        match self.tools.store.hand_over_sandbox(self.id(), text, event).await {
+        self.hand_over(self.record.event(SystemTime::now())).await;
+        self.publish();
+    }
+
+    /// Hands the record to the store, with an event that tells what is new in it.
+    async fn hand_over(&self, event: NewEvent) {
+        match self.tools.store.hand_over_sandbox(self.id(), self.record.to_text(), event).await {
             // The daemon is ending; the next one looks for itself.
             Ok(()) | Err(StoreError::Gone) => {}
             Err(error) => tracing::error!(sandbox.id = %self.id(), error = %chain(&error), "a change is not stored"),
         }
-        self.publish();
     }
 
     /// Whether an observation changes anything; the record says it then.
@@ -440,8 +303,4 @@ impl Driver {
 async fn requested(requests: &mut watch::Receiver<u64>) {
     // Every handle gone is a request too: nobody could ever make one.
     let _ = requests.wait_for(|count| *count > 0).await;
-}
-
-fn create_failed(error: EngineError) -> SandboxError {
-    SandboxError::Create(Arc::new(error))
 }

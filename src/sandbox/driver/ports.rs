@@ -6,8 +6,6 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::network::port_changes;
-use crate::store::StoreError;
-use crate::telemetry::chain;
 
 /// Between two looks at a sandbox that is awake: as soon as people expect to hear of a server, and 40 µs each.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,13 +21,7 @@ impl Driver {
         let changes = port_changes(&self.record.ports, &seen);
         for change in &changes {
             self.record.apply(change);
-            let (text, event) = (self.record.to_text(), self.record.port_event(change, SystemTime::now()));
-            match self.tools.store.hand_over_sandbox(self.id(), text, event).await {
-                Ok(()) | Err(StoreError::Gone) => {}
-                Err(error) => {
-                    tracing::error!(sandbox.id = %self.id(), error = %chain(&error), "a port's change is not stored");
-                }
-            }
+            self.hand_over(self.record.port_event(change, SystemTime::now())).await;
         }
         if !changes.is_empty() {
             self.ports.send_replace(self.record.ports.clone());

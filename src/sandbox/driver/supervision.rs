@@ -12,7 +12,6 @@ use crate::sandbox::record::RuntimeStep;
 use crate::sandbox::runtime::state::{EndReason, Ending, State, Supervised};
 use crate::sandbox::runtime::{Runtime, key, watch};
 use crate::sandbox::state::{Phase, Tier};
-use crate::store::StoreError;
 use crate::telemetry::chain;
 
 impl Driver {
@@ -145,12 +144,7 @@ impl Driver {
     /// Publishes what was seen of the runtime, and hands it to the store.
     async fn seen_of_runtime(&mut self, step: RuntimeStep) {
         self.record.generation += 1;
-        let (text, event) = (self.record.to_text(), self.record.runtime_event(step, SystemTime::now()));
-        match self.tools.store.hand_over_sandbox(self.id(), text, event).await {
-            // The daemon is ending; the next one looks for itself.
-            Ok(()) | Err(StoreError::Gone) => {}
-            Err(error) => tracing::error!(sandbox.id = %self.id(), error = %chain(&error), "a change is not stored"),
-        }
+        self.hand_over(self.record.runtime_event(step, SystemTime::now())).await;
         self.publish();
     }
 }
