@@ -7,25 +7,17 @@
 //! A sandbox outlives the daemon. Its [`record`] is stored before anything is begun that changes it, with an event of the
 //! node's log, and the next daemon takes it over as it finds it.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{Change, EngineError, LimitSupport, Limits, Spec, Uplink};
-use crate::hands::files::FileError;
-use crate::hands::{self, Hands};
-use crate::ids::SandboxId;
-use crate::image::ImageRef;
-use crate::network::policy::{Beyond, Bounds, Policy};
-use crate::network::secrets::{Binding, MAX_SECRETS};
-use crate::network::{Network, Outside, Port};
-use crate::store::StoreError;
+use crate::engine::{Change, Limits};
+use crate::hands::Hands;
+use crate::network::policy::Policy;
+use crate::network::secrets::Binding;
+use crate::network::{Network, Port};
 use crate::telemetry::chain;
-use runtime::Runtime;
 use runtime::state::Supervised;
 use state::{Failure, Phase, Tier};
 
@@ -33,6 +25,7 @@ mod certificates;
 mod connection;
 mod drain;
 mod driver;
+mod error;
 mod happenings;
 mod idle;
 mod live;
@@ -45,16 +38,21 @@ mod registry;
 mod reserve;
 pub mod runtime;
 pub mod state;
+mod wish;
 
 pub use connection::{Connection, ForwardError};
 pub use drain::Progress;
+pub use error::SandboxError;
 pub use happenings::attend;
 pub use idle::Lease;
 pub use pressure::relieve;
 pub use reconcile::{reconcile, strangers};
 pub use registry::Sandboxes;
+pub use wish::{DEFAULT_WORKSPACE, Defaults, IdleTimeout, Profile, Wish};
 
+use error::not_kept;
 use idle::Activity;
+use wish::first_limits;
 
 /// Orders to a driver that may wait. They are served one after another, and all who want the same are served by the first.
 const ORDERS: usize = 64;
@@ -73,122 +71,6 @@ enum Order {
     SetLimits(Limits, Reply),
     SetNetwork(Policy, Vec<Binding>, Reply),
     SetIdle(IdleTimeout, Reply),
-}
-
-/// What a caller wants.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Wish {
-    /// What its root file system is made of; `None`: the node's default.
-    pub image: Option<ImageRef>,
-    /// Environment of every run.
-    pub env: BTreeMap<String, String>,
-    /// The caller's own words on it.
-    pub labels: BTreeMap<String, String>,
-    /// Bounds; what is left out is the node's default.
-    pub limits: Limits,
-    /// Who commands run as; `None`: the image's user.
-    pub user: Option<String>,
-    /// Working directory; `None`: [`DEFAULT_WORKSPACE`].
-    pub workspace: Option<String>,
-    /// When it goes to sleep; `None`: the node's default.
-    pub idle: Option<IdleTimeout>,
-    /// What it may reach; `None`: the node's default.
-    pub network: Option<Policy>,
-    /// What it keeps running.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub runtime: Option<Runtime>,
-    /// What its proxy puts into headers. Not kept with the wish.
-    #[serde(skip)]
-    pub secrets: Vec<Binding>,
-    /// By which a wish with other secrets is told from this one, where it is kept.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub secrets_digest: String,
-}
-
-/// When an idle sandbox goes to sleep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum IdleTimeout {
-    /// After so long.
-    After(Duration),
-    /// Not by itself.
-    Never,
-}
-
-/// What requests that leave it out get, and the bounds of the node.
-#[derive(Debug, Clone)]
-pub struct Defaults {
-    /// Image.
-    pub image: ImageRef,
-    /// Limits.
-    pub limits: Limits,
-    /// When a sandbox goes to sleep.
-    pub idle: IdleTimeout,
-    /// After how long a sleep its processes are ended; `None`: never.
-    pub stop_after: Option<Duration>,
-    /// How many may be woken at once.
-    pub max_wakes: usize,
-    /// How many sandboxes there may be.
-    pub max_sandboxes: usize,
-    /// How many are made before anybody asks for them.
-    pub reserve: usize,
-    /// Of runs; environment, user and workspace are filled in for each sandbox.
-    pub runs: hands::Settings,
-    /// Spools of runs are below it.
-    pub spools: PathBuf,
-    /// What sandboxes may reach, and the most of it.
-    pub network: Bounds,
-    /// The way out of the node.
-    pub outside: Arc<Outside>,
-    /// How patient to be with runtimes that end.
-    pub restarts: policy::Policy,
-}
-
-/// Where agents work.
-pub const DEFAULT_WORKSPACE: &str = "/workspace";
-
-/// What a sandbox is; does not change.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub struct Profile {
-    /// Its name.
-    pub id: SandboxId,
-    /// What its root file system is made of.
-    pub image: ImageRef,
-    /// Environment of every run.
-    pub env: BTreeMap<String, String>,
-    /// The caller's own words on it.
-    pub labels: BTreeMap<String, String>,
-    /// Who commands run as; `None`: the image's user.
-    pub user: Option<String>,
-    /// Working directory.
-    pub workspace: String,
-    /// When it goes to sleep, as it was asked for.
-    pub idle: IdleTimeout,
-    /// When it was asked for.
-    pub created_at: SystemTime,
-    /// Name of its engine.
-    pub engine: String,
-    /// What it keeps running.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub runtime: Option<Runtime>,
-}
-
-impl Profile {
-    /// What the engine has to make.
-    fn spec(&self, limits: Limits, policy: &Policy) -> Spec {
-        Spec {
-            id: self.id.clone(),
-            image: self.image.clone(),
-            limits,
-            workspace: self.workspace.clone().into(),
-            user: self.user.clone(),
-            uplink: match policy {
-                Policy::None | Policy::Proxy(_) => Uplink::None,
-                Policy::Nat => Uplink::Nat,
-                Policy::Host => Uplink::Host,
-            },
-        }
-    }
 }
 
 /// What is published of a sandbox.
@@ -222,105 +104,6 @@ pub struct Sandbox {
     destroy: watch::Sender<u64>,
     orders: mpsc::Sender<Order>,
     activity: Activity,
-}
-
-/// Why a sandbox could not be made, found or used.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum SandboxError {
-    /// No sandbox has this id.
-    #[error("no sandbox {0}")]
-    NotFound(SandboxId),
-    /// Its phase does not allow it.
-    #[error("sandbox {id} is not running: {why}")]
-    NotRunning {
-        /// Which.
-        id: SandboxId,
-        /// Its phase, and the failure if it is one.
-        why: String,
-    },
-    /// Somebody uses it, so that it cannot be put to sleep.
-    #[error("sandbox {0} is in use")]
-    Busy(SandboxId),
-    /// The engine could not put it to sleep, or wake it; it stays as it was.
-    #[error("{verb} sandbox {id}")]
-    Engine {
-        /// What was being done.
-        verb: &'static str,
-        /// Which.
-        id: SandboxId,
-        /// Why it failed.
-        #[source]
-        source: Arc<EngineError>,
-    },
-    /// The idempotency key was used with another request.
-    #[error("idempotency_key was used with another request")]
-    Conflict,
-    /// There are as many sandboxes as there may be.
-    #[error("the node has {limit} sandboxes, which is the most it may have")]
-    TooMany {
-        /// How many.
-        limit: usize,
-    },
-    /// The engine could not make it.
-    #[error("create the sandbox")]
-    Create(#[source] Arc<EngineError>),
-    /// The guest did not come up.
-    #[error("reach the guest: {0}")]
-    Guest(Arc<str>),
-    /// The engine could not remove it.
-    #[error("destroy sandbox {id}: {message}")]
-    Destroy {
-        /// Which.
-        id: SandboxId,
-        /// Why.
-        message: Arc<str>,
-    },
-    /// So many sandboxes are being woken that this one would wait for too long.
-    #[error("too many sandboxes are being woken")]
-    WakesFull,
-    /// It could not be stored what was about to be done, so it was not done.
-    #[error("store what is done to sandbox {id}")]
-    Store {
-        /// Which.
-        id: SandboxId,
-        /// Why.
-        #[source]
-        source: StoreError,
-    },
-    /// More network is asked for than the node gives.
-    #[error("the network")]
-    Network(#[source] Beyond),
-    /// A sandbox keeps the kind of network that it was made with.
-    #[error("sandbox {id} was made with network \"{made}\" and cannot get \"{asked}\"")]
-    NetworkMode {
-        /// Which.
-        id: SandboxId,
-        /// What it has.
-        made: &'static str,
-        /// Asked for.
-        asked: &'static str,
-    },
-    /// Secrets are put into what goes through the proxy, and so are of no use without.
-    #[error("secrets are of network \"proxy\", and the sandbox has \"{0}\"")]
-    SecretsWithoutProxy(&'static str),
-    /// It was made without secrets, so that its programs do not trust its proxy.
-    #[error("sandbox {0} was made without secrets and cannot get any")]
-    NoSecrets(SandboxId),
-    /// More secrets are bound than may be.
-    #[error("more than {MAX_SECRETS} secrets")]
-    TooManySecrets,
-    /// Its secrets cannot be sealed, or there is no authority for them.
-    #[error("keep the secrets: {0}")]
-    Secrets(Arc<str>),
-    /// Its programs cannot be told to trust its proxy.
-    #[error("install the certificates")]
-    Certificates(#[source] Arc<FileError>),
-    /// The node is being emptied.
-    #[error("the node is being drained: it makes and wakes no sandboxes")]
-    Draining,
-    /// The daemon is shutting down.
-    #[error("the daemon is shutting down")]
-    ShuttingDown,
 }
 
 impl Sandbox {
@@ -499,11 +282,6 @@ impl Sandbox {
     }
 }
 
-/// Secrets could not be sealed, or have no authority.
-fn not_kept(error: impl std::error::Error) -> SandboxError {
-    SandboxError::Secrets(chain(&error).to_string().into())
-}
-
 fn describe(phase: &Phase) -> String {
     let name = match phase {
         Phase::Creating => "it is being made",
@@ -513,14 +291,4 @@ fn describe(phase: &Phase) -> String {
         Phase::Destroying | Phase::Destroyed => "it is being destroyed",
     };
     phase.failure().map_or_else(|| name.to_owned(), |failure| format!("{name}: {}", failure.message))
-}
-
-/// The limits of a new sandbox: what is asked for, else the node's default where the host can enforce it.
-fn first_limits(asked: Limits, default: Limits, support: LimitSupport) -> Limits {
-    asked.or(Limits {
-        memory: default.memory.filter(|_| support.memory),
-        cpus: default.cpus.filter(|_| support.cpus),
-        pids: default.pids.filter(|_| support.pids),
-        disk: default.disk.filter(|_| support.disk),
-    })
 }
