@@ -43,10 +43,11 @@ impl Drop for Zram {
     }
 }
 
-/// What a process and all below it have resident, in bytes.
+/// What a process and all below it have resident, in bytes; of pages that they share with others, such as those of the node's
+/// libraries, their share.
 pub fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
     let own = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) << 10;
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     own + children.split_whitespace().filter_map(|child| child.parse().ok()).map(resident).sum::<u64>()
