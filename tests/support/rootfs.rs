@@ -52,6 +52,7 @@ const PROGRAMS: &[&str] = &[
     "rmdir",
     "sed",
     "seq",
+    "setpriv",
     "setsid",
     "sh",
     "sha256sum",
