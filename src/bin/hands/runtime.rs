@@ -74,5 +74,5 @@ fn line(status: &RuntimeStatus) -> String {
     let run = if status.run_id.is_empty() { String::new() } else { format!(" {}", status.run_id) };
     let exit = status.last_exit.as_ref().map(|exit| exit.reason().as_str_name().to_ascii_lowercase());
     let exit = exit.map(|exit| format!(", ended last: {exit}")).unwrap_or_default();
-    format!("{state}{run}, started {} times{exit}", status.starts)
+    format!("{state}{run}, start {}{exit}", status.starts)
 }
