@@ -95,10 +95,14 @@ impl Search {
     /// # Errors
     /// See [`HouseError`]; what was made is found again by the next search.
     pub async fn run(self) -> Result<Found, HouseError> {
-        let mut lost = Vec::new();
-        // One after the other: on a small node two creates at once are no faster.
-        let hands = self.keep("hands", self.house.hands.as_ref(), self.image.clone(), &mut lost).await?;
-        let brain = self.keep("brain", self.house.brain.as_ref(), None, &mut lost).await?;
+        let (mut lost, mut lost_brain) = (Vec::new(), Vec::new());
+        // Both at once: what they wait for is the disk more than the processor.
+        let (hands, brain) = tokio::join!(
+            self.keep("hands", self.house.hands.as_ref(), self.image.clone(), &mut lost),
+            self.keep("brain", self.house.brain.as_ref(), None, &mut lost_brain),
+        );
+        let (hands, brain) = (hands?, brain?);
+        lost.append(&mut lost_brain);
         let brain_id = brain.sandbox.profile().id.clone();
         let is_same_sandbox = self.house.brain.as_ref() == Some(&brain_id);
         let mut house =

@@ -255,7 +255,9 @@ impl Sessions {
 
     async fn ask<T>(&self, id: &SessionId, request: impl Fn(Reply<T>) -> Request) -> Result<T, SessionError> {
         // Of a session that is not there no task is started.
-        self.stored(id).await?;
+        if !self.lock().contains_key(id) {
+            self.stored(id).await?;
+        }
         for _ in 0..TRIES {
             let (reply, answer) = oneshot::channel();
             let sent = self.driver(id)?.send(request(reply)).await;

@@ -1,7 +1,7 @@
 //! What has happened becomes inputs.
 
 use super::super::SessionError;
-use super::super::state::{Input, MAX_QUEUE};
+use super::super::state::{Input, MAX_QUEUE, Presence};
 use super::super::tools::{Finished, Note, Outcome as CallOutcome};
 use super::{BATCH, Driver, Happened, Job, Parked, Post, Request, Task, Waits};
 use crate::runtime::process::{Line, Process};
@@ -93,6 +93,11 @@ impl Driver {
         }
         let input = Input::Message { actor, body, refs };
         self.backlog.push_back(Task { input, waits: Waits::Sender(claim, reply) });
+        // The brain is fetched while the message is being stored: nobody is told of that, and if the message cannot be
+        // stored the brain goes again.
+        if self.state.presence == Presence::Away && self.state.active.is_none() {
+            self.fetch();
+        }
     }
 
     fn note(&mut self, note: Note) {
