@@ -75,6 +75,8 @@ pub struct Config {
 pub struct HttpConfig {
     /// Where it is served, if anywhere.
     pub listen: Option<SocketAddr>,
+    /// It is served with TLS, by the certificate of the gRPC ports.
+    pub tls: bool,
     /// Names of this node in URLs, besides its addresses and "localhost"; in lower case, without a port.
     pub hosts: Vec<String>,
     /// Origins of other sites whose pages may call it, such as `https://app.example`; "*" is any.

@@ -210,7 +210,8 @@ impl Daemon {
             tasks: tasks.clone(),
         };
         let router = preview::mount(http::router(settings), services.previews);
-        self.servers.spawn(web.serve(router, tasks, self.stop.clone()));
+        let serving = web.serve(router, self.front.web(), tasks, self.stop.clone());
+        self.servers.spawn(serving);
     }
 
     /// Waits until a caller wants the daemon to end. Cancel-safe.

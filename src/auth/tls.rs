@@ -1,4 +1,4 @@
-//! TLS of the gRPC ports: certificates from files, read again at each reload.
+//! TLS of the ports: certificates from files, read again at each reload.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,9 @@ use webpki::EndEntityCert;
 
 /// The protocol that gRPC needs; a client that offers another is refused in the handshake.
 const ALPN: &[u8] = b"h2";
+
+/// What HTTP speaks, best first.
+const WEB_ALPN: [&[u8]; 2] = [ALPN, b"http/1.1"];
 
 /// Where the certificates are, all of them in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +103,17 @@ pub fn load(files: &TlsFiles, client: ClientCertificate) -> Result<Arc<ServerCon
         .with_single_cert(certificates(&files.certificate)?, key)
         .map_err(|source| TlsError::Pair { path: files.certificate.clone(), source })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Reads the files for HTTP: its clients may speak HTTP/1.1 too, and show a key instead of a certificate.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn load_web(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let files = TlsFiles { client_ca: None, ..files.clone() };
+    let mut config = ServerConfig::clone(&*load(&files, ClientCertificate::Asked)?);
+    config.alpn_protocols = WEB_ALPN.map(<[u8]>::to_vec).to_vec();
     Ok(Arc::new(config))
 }
 

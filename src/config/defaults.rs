@@ -26,6 +26,8 @@ pub(super) const HTTP: SocketAddr = loopback(7421);
 pub(super) const KEY_FILE: &str = "api.key";
 /// A session's caller must not reach into the node's own network.
 pub(super) const PRIVATE_WEBHOOKS: bool = false;
+/// A browser on the node itself has no use for a certificate that names another address.
+pub(super) const HTTP_TLS: bool = false;
 /// A receiver that restarts is back within it.
 pub(super) const WEBHOOK_RETRY: Duration = Duration::from_secs(5);
 /// Milliseconds serve tests; all pauses together are thousands of the first one.

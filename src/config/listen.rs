@@ -22,7 +22,7 @@ pub enum ListenAddress {
 pub enum HttpAddress {
     /// Nowhere.
     Off,
-    /// A port of a loopback address.
+    /// A port: of a loopback address, or of any where there is TLS.
     At(SocketAddr),
 }
 
@@ -33,11 +33,8 @@ pub enum AddressError {
     #[error("expected \"unix:\" and an absolute path, or an address like \"127.0.0.1:7420\"")]
     Grpc,
     /// It is no address for HTTP.
-    #[error("expected \"off\" or a loopback address like \"127.0.0.1:7421\"")]
+    #[error("expected \"off\" or an address like \"127.0.0.1:7421\"")]
     Http,
-    /// Others than this machine could connect.
-    #[error("expected a loopback address: HTTP has no TLS here")]
-    NotLoopback,
     /// The kernel has no room for the socket's path.
     #[error("expected a path of at most {MAX_SOCKET_PATH} bytes, which is all a unix socket's name can hold")]
     LongSocketPath,
@@ -87,8 +84,7 @@ impl FromStr for HttpAddress {
         if text == "off" {
             return Ok(Self::Off);
         }
-        let address: SocketAddr = text.parse().map_err(|_| AddressError::Http)?;
-        if address.ip().is_loopback() { Ok(Self::At(address)) } else { Err(AddressError::NotLoopback) }
+        text.parse().map(Self::At).map_err(|_| AddressError::Http)
     }
 }
 
@@ -109,13 +105,6 @@ mod tests {
     fn an_address_reads_back_as_it_is_shown() {
         for text in ["unix:/run/handsd/handsd.sock", "127.0.0.1:7420", "[::1]:7420"] {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn http_is_not_served_where_others_could_reach_it() {
-        for text in ["0.0.0.0:7420", "192.168.0.1:7420", "[::]:7420", "[::ffff:10.0.0.1]:7420"] {
-            assert_eq!(text.parse::<HttpAddress>(), Err(AddressError::NotLoopback), "{text}");
         }
     }
 

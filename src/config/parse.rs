@@ -29,7 +29,10 @@ pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environmen
         let grpc = grpc(root, overrides, environment, &state_dir, reach);
         let engine = root.section("engine", |section| engine(section, overrides, environment));
         Config {
-            http: root.section("http", |section| http(section, overrides, environment, &state_dir, &grpc)),
+            http: root.section("http", |section| {
+                let place = HttpPlace { state_dir: &state_dir, grpc: &grpc, has_tls: tls.is_some() };
+                http(section, overrides, environment, place)
+            }),
             grpc,
             log: root.section("log", log),
             auth,
@@ -97,20 +100,34 @@ fn grpc(
     addresses
 }
 
+/// What the HTTP surface stands beside.
+struct HttpPlace<'a> {
+    state_dir: &'a Path,
+    grpc: &'a [ListenAddress],
+    has_tls: bool,
+}
+
 fn http(
     http: &mut Section<'_, '_>,
     overrides: &Overrides,
     environment: &Environment,
-    state_dir: &Path,
-    grpc: &[ListenAddress],
+    HttpPlace { state_dir, grpc, has_tls }: HttpPlace<'_>,
 ) -> HttpConfig {
     let written = http.take("listen", text(|text| text.parse::<HttpAddress>().map_err(expected)));
     let listen: Option<SocketAddr> = overrides.http.or(written).unwrap_or(HttpAddress::At(defaults::HTTP)).into();
     // Of port 0 the kernel makes another port each time.
     let taken = listen.filter(|address| address.port() != 0 && grpc.contains(&ListenAddress::Tcp(*address)));
     http.reject("listen", taken.map(|_| "expected another address than gRPC has".to_owned()));
+    let tls = http.take("tls", truth).unwrap_or(defaults::HTTP_TLS);
+    http.reject("tls", (tls && !has_tls).then(|| "expected false (to be served with TLS takes [tls])".to_owned()));
+    let is_open = listen.is_some_and(|address| !address.ip().is_loopback()) && !tls;
+    http.reject(
+        "listen",
+        is_open.then(|| "expected a loopback address (beyond loopback it takes http.tls)".to_owned()),
+    );
     HttpConfig {
         listen,
+        tls,
         hosts: http.take_list("hosts", text(host)).unwrap_or_default(),
         origins: http.take_list("origins", text(origin)).unwrap_or_default(),
         key_file: http.take("key_file", text(directory)).unwrap_or_else(|| state_dir.join(defaults::KEY_FILE)),

@@ -36,14 +36,25 @@ grpc = [{grpc}]
 
     fn http(&self) -> String {
         // The key is in the environment and stays there.
-        let HttpConfig { listen, hosts, origins, key_file, key: _, private_webhooks, webhook_retry, unread_timeout } =
-            &self.http;
+        let HttpConfig {
+            listen,
+            tls,
+            hosts,
+            origins,
+            key_file,
+            key: _,
+            private_webhooks,
+            webhook_retry,
+            unread_timeout,
+        } = &self.http;
         let list = |items: &[String]| items.iter().map(|item| text(item)).collect::<Vec<_>>().join(", ");
         format!(
             "\
 [http]
-# Where the HTTP API, its page, /livez and /readyz are served: a loopback address, or \"off\".
+# Where the HTTP API, its page, /livez and /readyz are served: an address, without TLS a loopback one, or \"off\".
 listen = {listen}
+# Whether that is with TLS, by the certificate in [tls].
+tls = {tls}
 # Names of this node in URLs, besides its addresses and \"localhost\".
 hosts = [{hosts}]
 # Origins of other sites whose pages may call it, such as \"https://app.example\"; \"*\" is any.

@@ -156,6 +156,7 @@ audit = '/audit'
         grpc: vec!["unix:/state/socket".parse().unwrap(), "[::1]:1".parse().unwrap()],
         http: HttpConfig {
             listen: None,
+            tls: false,
             hosts: vec!["node1.example".to_owned()],
             origins: vec!["https://app.example:8443".to_owned(), "*".to_owned()],
             key_file: "/etc/handsd/key".into(),
@@ -273,6 +274,7 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("http.private_webhooks", "'yes'"),
         ("http.webhook_retry", "'0s'"),
         ("http.unread_timeout", "'100ms'"),
+        ("http.tls", "true"),
         ("log.filter", "'handsd=loud'"),
         ("network.default", "'bridge'"),
         ("network.default", "'host'"),

@@ -78,6 +78,8 @@ pub enum FrontError {
 pub struct Front {
     access: watch::Sender<Arc<Access>>,
     tls: Option<watch::Sender<Arc<rustls::ServerConfig>>>,
+    /// The same for HTTP, if it is served with TLS.
+    web: Option<watch::Sender<Arc<rustls::ServerConfig>>>,
     meter: Meter,
     connections: usize,
 }
@@ -91,6 +93,7 @@ impl Front {
         Ok(Self {
             access: watch::Sender::new(access(config)?),
             tls: certificates(config)?.map(watch::Sender::new),
+            web: web_certificates(config)?.map(watch::Sender::new),
             meter: Meter::default(),
             connections: config.limits.connections,
         })
@@ -102,12 +105,21 @@ impl Front {
     /// # Errors
     /// As [`Front::open`]; then nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<(), FrontError> {
-        let (access, certificates) = (access(config)?, certificates(config)?);
+        let (access, certificates, web) = (access(config)?, certificates(config)?, web_certificates(config)?);
         if let (Some(sender), Some(certificates)) = (&self.tls, certificates) {
+            sender.send_replace(certificates);
+        }
+        if let (Some(sender), Some(certificates)) = (&self.web, web) {
             sender.send_replace(certificates);
         }
         self.access.send_replace(access);
         Ok(())
+    }
+
+    /// The certificates of HTTP, if it is served with TLS.
+    #[must_use]
+    pub fn web(&self) -> Option<watch::Receiver<Arc<rustls::ServerConfig>>> {
+        self.web.as_ref().map(watch::Sender::subscribe)
     }
 
     /// Serves `routes` at an address until `stop`; the tasks are `tasks`'. Answers the address with the port that was chosen
@@ -188,6 +200,11 @@ fn certificates(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Fr
     let has_token = config.auth.clients.iter().any(|client| matches!(client.proof, Proof::Token(_)));
     let client = if has_token { ClientCertificate::Asked } else { ClientCertificate::Required };
     config.tls.as_ref().map(|files| tls::load(files, client).map_err(FrontError::Tls)).transpose()
+}
+
+fn web_certificates(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, FrontError> {
+    let files = config.tls.as_ref().filter(|_| config.http.tls);
+    files.map(|files| tls::load_web(files).map_err(FrontError::Tls)).transpose()
 }
 
 /// Binds a unix socket. One that is left of a daemon that was killed is replaced: the lock says that there is no other on

@@ -2,15 +2,21 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
-use tokio::net::{TcpListener, TcpStream};
+use axum::serve::Listener;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{TcpNoDelay, TcpUserTimeout};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::DaemonError;
+use crate::api::grpc::connection::{self, Connection};
 use crate::api::http::access::Access;
 use crate::api::http::key::ApiKey;
 use crate::api::http::token::Tokens;
@@ -18,12 +24,15 @@ use crate::config::{Config, HttpConfig};
 use crate::store::Store;
 use crate::telemetry::chain;
 
+/// Connections that have shaken hands and that the server has not taken yet; it takes them as fast as it can.
+const READY: usize = 16;
+
 /// A listener that nobody has been let into yet.
 pub struct Web {
     listener: TcpListener,
     address: SocketAddr,
-    /// How long a client may leave unread what was sent to it. One that is slower is cut off, and comes back with a cursor.
-    unread: Duration,
+    /// At most so many at once, with TLS.
+    connections: usize,
 }
 
 impl Web {
@@ -35,8 +44,9 @@ impl Web {
         let Some(address) = config.http.listen else { return Ok(None) };
         let failed = |source| DaemonError::Listen { address: address.to_string(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
+        tune(&listener, config.http.unread_timeout).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Some(Self { listener, address, unread: config.http.unread_timeout }))
+        Ok(Some(Self { listener, address, connections: config.limits.connections }))
     }
 
     /// Where, with the port that was chosen for port 0.
@@ -44,15 +54,55 @@ impl Web {
         self.address
     }
 
-    /// Serves until `stop`, and until the tasks that requests have begun are done.
-    pub async fn serve(self, router: Router, tasks: TaskTracker, stop: CancellationToken) {
-        let unread = self.unread;
-        let server = axum::serve(self.listener.tap_io(move |stream| tune(stream, unread)), router);
-        if let Err(error) = server.with_graceful_shutdown(stop.cancelled_owned()).await {
+    /// Serves until `stop`, and until the tasks that requests have begun are done; with TLS if there are certificates.
+    pub async fn serve(
+        self,
+        router: Router,
+        certificates: Option<watch::Receiver<Arc<ServerConfig>>>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        let stopped = stop.clone().cancelled_owned();
+        let served = match certificates {
+            None => axum::serve(self.listener, router).with_graceful_shutdown(stopped).await,
+            Some(certificates) => {
+                let (ready, connections) = mpsc::channel(READY);
+                let listener = connection::Listener::Tls(self.listener, certificates);
+                let accepting = connection::accept(listener, self.connections, ready, stop);
+                let secured = Secured { connections, address: self.address };
+                let serving = axum::serve(secured, router).with_graceful_shutdown(stopped);
+                tokio::join!(accepting, serving).1
+            }
+        };
+        if let Err(error) = served {
             tracing::error!(error = %chain(&error), "a listener ended");
         }
         tasks.close();
         tasks.wait().await;
+    }
+}
+
+/// Connections that have shaken hands.
+struct Secured {
+    connections: mpsc::Receiver<Connection>,
+    address: SocketAddr,
+}
+
+impl Listener for Secured {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    /// With the node's own address: nobody asks for the client's.
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        match self.connections.recv().await {
+            Some(connection) => (connection, self.address),
+            // Nobody accepts any more: the daemon ends.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
     }
 }
 
@@ -68,11 +118,10 @@ pub async fn access(config: &Config, store: Store) -> Result<Access, DaemonError
     Ok(Access { key, tokens, hosts: hosts.clone(), origins: origins.clone() })
 }
 
-/// A small answer does not wait for more to come with it, and a client that does not read is not waited for.
-fn tune(stream: &mut TcpStream, unread: Duration) {
+/// A small answer does not wait for more to come with it, and a client that does not read is cut off, to come back with a
+/// cursor. Connections have what their listener has (tcp(7)).
+fn tune(listener: &TcpListener, unread: Duration) -> io::Result<()> {
     let unread = u32::try_from(unread.as_millis()).unwrap_or(u32::MAX);
-    let cut_off = nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &unread);
-    if let Err(error) = stream.set_nodelay(true).and_then(|()| cut_off.map_err(io::Error::from)) {
-        tracing::debug!(%error, "a connection stays as it is");
-    }
+    setsockopt(listener, TcpUserTimeout, &unread)?;
+    Ok(setsockopt(listener, TcpNoDelay, &true)?)
 }
