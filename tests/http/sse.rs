@@ -95,11 +95,28 @@ async fn a_reader_that_does_not_read_is_cut_off_and_resumes_without_loss() {
     let mut fast = Sse::open(&http, &id, 0).await;
     assert!(is_connected(&http, &slow));
     let long = "x".repeat(24 << 10);
-    for _ in 0..8 {
-        say(&http, &id, &format!("say {long}")).await;
-    }
+    let saying = async {
+        for _ in 0..8 {
+            say(&http, &id, &format!("say {long}")).await;
+        }
+        say(&http, &id, "say the end").await;
+    };
+    // It reads all the while, so that nothing is left unread for long.
+    let reading = async {
+        let mut last = 0;
+        loop {
+            let (seq, data) = fast.next().await.expect("the stream goes on");
+            assert_eq!(seq, last + 1);
+            last = seq;
+            let event: Value = serde_json::from_str(&data).unwrap();
+            if event["type"] == "agent.message" && event["body"]["text"] == "the end" {
+                return last;
+            }
+        }
+    };
+    let (_, read) = timeout(LONG, async { tokio::join!(saying, reading) }).await.expect("nobody is held up");
     let head = head(&http, &id).await;
-    timeout(SOON, follow(&mut fast, 0, head)).await.expect("another reader is not held up");
+    timeout(SOON, follow(&mut fast, read, head)).await.expect("another reader is not held up");
     eventually(LONG, || async { expect(!is_connected(&http, &slow), "it is not cut off") }).await;
     assert!(is_connected(&http, &fast), "who reads stays");
     let had = slow.drain().await;
