@@ -5,6 +5,7 @@
 //! | `access` | who may come in, and what errors look like |
 //! | `credentials` | keys of model providers |
 //! | `exec` | commands over WebSockets, as far as the client of the sandbox API does not go |
+//! | `protocols` | TLS, HTTP/2, compression, headers for browsers |
 //! | `sandboxes` | sandboxes as an event stream, and their timeouts |
 //! | `sse` | event streams and pages of sessions, and what is stored with one |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
@@ -15,5 +16,6 @@ mod support;
 mod access;
 mod credentials;
 mod exec;
+mod protocols;
 mod sandboxes;
 mod sse;
