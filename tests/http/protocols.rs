@@ -1,9 +1,10 @@
-//! What is below the requests: TLS, HTTP/2, compression, and the headers that browsers ask for.
+//! What is below the requests: TLS, HTTP/2, compression, and the headers that browsers ask for; and the document.
 
 use std::fs;
 use std::sync::Arc;
 
 use reqwest::{Certificate, Client, Method};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -88,4 +89,37 @@ async fn a_configured_page_reads_what_it_asked_for_and_every_answer_has_a_name()
     let first = response.headers()["x-request-id"].clone();
     let second = http.request(Method::GET, "/api/sandboxes").send().await.unwrap();
     assert_ne!(first, second.headers()["x-request-id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_describes_the_body_of_every_route_that_takes_one() {
+    let Some(http) = Http::start().await else { return };
+    let document = http.get("/openapi.json").await;
+    let mut described = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let body = &operation["requestBody"]["content"]["application/json"]["schema"];
+            if body.is_null() {
+                continue;
+            }
+            described += 1;
+            let properties = body["properties"].as_object().unwrap();
+            assert!(!properties.is_empty(), "{method} {path}");
+            // What the document names, the route reads: a value of no type that it could be is refused by its name.
+            let path = path.replace("{id}", "ses_00000000000000000000").replace("{", "x").replace("}", "");
+            for (field, schema) in properties {
+                if schema.get("type").is_none() {
+                    continue;
+                }
+                let wrong = if schema["type"] == "boolean" { json!(7) } else { json!(true) };
+                let request = http.request(method.to_uppercase().parse::<Method>().unwrap(), &path);
+                let response = request.json(&json!({ field: wrong })).send().await.unwrap();
+                let status = response.status();
+                let problem: Value = response.json().await.unwrap();
+                let param = problem["error"]["param"].as_str().or_else(|| problem["param"].as_str());
+                assert_eq!((status.as_u16(), param), (400, Some(field.as_str())), "{method} {path}: {problem}");
+            }
+        }
+    }
+    assert!(described > 15, "{described}");
 }

@@ -40,13 +40,16 @@ pub struct CreateSandbox {
     memory_mb: u64,
     #[serde(rename = "diskMB")]
     disk_mb: u64,
-    #[serde(flatten)]
-    rest: BTreeMap<String, Value>,
+    // What this node has nothing for.
+    burst: Value,
+    image: Value,
+    preview_auth: Value,
+    sandbox_family: Value,
+    secret_store: Value,
+    snapshot: Value,
+    volumes: Value,
+    webhooks: Value,
 }
-
-/// Fields that this node has nothing for.
-const LACKING: [&str; 8] =
-    ["burst", "image", "previewAuth", "sandboxFamily", "secretStore", "snapshot", "volumes", "webhooks"];
 
 impl CreateSandbox {
     /// The message that asks for the same.
@@ -54,8 +57,17 @@ impl CreateSandbox {
     /// # Errors
     /// The first field that asks for what this node lacks.
     pub fn into_message(self, key: String) -> Result<proto::CreateSandboxRequest, Problem> {
-        let is_wanted = |field: &&&str| self.rest.get(**field).is_some_and(|value| !is_nothing(value));
-        if let Some(field) = LACKING.iter().find(is_wanted) {
+        let unknown = [
+            ("burst", &self.burst),
+            ("image", &self.image),
+            ("previewAuth", &self.preview_auth),
+            ("sandboxFamily", &self.sandbox_family),
+            ("secretStore", &self.secret_store),
+            ("snapshot", &self.snapshot),
+            ("volumes", &self.volumes),
+            ("webhooks", &self.webhooks),
+        ];
+        if let Some((field, _)) = unknown.into_iter().find(|(_, value)| !is_nothing(value)) {
             return Err(lacking(field));
         }
         let bytes = |megabytes: u64| megabytes.saturating_mul(MIB);

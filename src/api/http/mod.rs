@@ -7,6 +7,7 @@
 //! | `key` | the key and its file |
 //! | `problem`, `status` | errors in the form of each API; from the domain's to them (pure) |
 //! | `routes` | the table of routes, and the OpenAPI document made of it |
+//! | `schema` | what a type reads from JSON, for that document |
 //! | `body` | JSON and queries whose errors name the field |
 //! | `convert` | between the JSON of the sandbox API and the domain (pure) |
 //! | `probes` | /livez, /readyz and /metrics |
@@ -52,6 +53,7 @@ mod probes;
 pub mod problem;
 mod routes;
 mod sandboxes;
+mod schema;
 mod socket;
 mod status;
 mod terminal;

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, State, WebSocketUpgrade};
 use axum::handler::Handler;
-use axum::http::Method;
+use axum::http::{HeaderMap, Method};
 use axum::routing::{MethodFilter, any, on};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::Shared;
+use super::body::{Json, Query};
+use super::{Shared, schema};
 
 /// Routes that are being collected.
 #[derive(Default)]
@@ -27,35 +30,81 @@ pub struct Operation {
     pub path: &'static str,
     /// A sentence on it.
     pub summary: &'static str,
+    /// The schema of its query, or null.
+    pub query: Value,
+    /// The schema of its body, or null; bytes have none.
+    pub body: Value,
 }
+
+/// What a part of a handler's input says of the request.
+pub trait Input {
+    /// Notes it; nothing, if it is not the caller's to give or stands in the path.
+    fn note(_operation: &mut Operation) {}
+}
+
+impl<S> Input for State<S> {}
+impl<T> Input for Path<T> {}
+impl Input for HeaderMap {}
+impl Input for Body {}
+impl Input for WebSocketUpgrade {}
+
+impl<T: DeserializeOwned> Input for Json<T> {
+    fn note(operation: &mut Operation) {
+        operation.body = schema::of::<T>();
+    }
+}
+
+impl<T: DeserializeOwned> Input for Query<T> {
+    fn note(operation: &mut Operation) {
+        operation.query = schema::of::<T>();
+    }
+}
+
+/// All parts of a handler's input, as the router knows them: so whoever adds a handler has documented what it reads.
+pub trait Inputs: 'static {
+    /// Notes what they say.
+    fn note(operation: &mut Operation);
+}
+
+macro_rules! inputs {
+    ($($part:ident)*) => {
+        impl<M: 'static, $($part: Input + 'static),*> Inputs for (M, $($part,)*) {
+            fn note(_operation: &mut Operation) {
+                $($part::note(_operation);)*
+            }
+        }
+    };
+}
+
+inputs!();
+inputs!(A);
+inputs!(A B);
+inputs!(A B C);
+inputs!(A B C D);
+inputs!(A B C D E);
 
 impl Routes {
     /// Adds a GET.
     #[must_use]
-    pub fn get<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, summary: &'static str, handler: H) -> Self {
+    pub fn get<H: Handler<T, Shared>, T: Inputs>(self, path: &'static str, summary: &'static str, handler: H) -> Self {
         self.add((Method::GET, MethodFilter::GET), path, summary, handler)
     }
 
     /// Adds a POST.
     #[must_use]
-    pub fn post<H: Handler<T, Shared>, T: 'static>(
-        self,
-        path: &'static str,
-        summary: &'static str,
-        handler: H,
-    ) -> Self {
+    pub fn post<H: Handler<T, Shared>, T: Inputs>(self, path: &'static str, summary: &'static str, handler: H) -> Self {
         self.add((Method::POST, MethodFilter::POST), path, summary, handler)
     }
 
     /// Adds a PUT.
     #[must_use]
-    pub fn put<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, summary: &'static str, handler: H) -> Self {
+    pub fn put<H: Handler<T, Shared>, T: Inputs>(self, path: &'static str, summary: &'static str, handler: H) -> Self {
         self.add((Method::PUT, MethodFilter::PUT), path, summary, handler)
     }
 
     /// Adds a PATCH.
     #[must_use]
-    pub fn patch<H: Handler<T, Shared>, T: 'static>(
+    pub fn patch<H: Handler<T, Shared>, T: Inputs>(
         self,
         path: &'static str,
         summary: &'static str,
@@ -66,7 +115,7 @@ impl Routes {
 
     /// Adds a DELETE.
     #[must_use]
-    pub fn delete<H: Handler<T, Shared>, T: 'static>(
+    pub fn delete<H: Handler<T, Shared>, T: Inputs>(
         self,
         path: &'static str,
         summary: &'static str,
@@ -89,7 +138,7 @@ impl Routes {
         self
     }
 
-    fn add<H: Handler<T, Shared>, T: 'static>(
+    fn add<H: Handler<T, Shared>, T: Inputs>(
         mut self,
         (method, filter): (Method, MethodFilter),
         path: &'static str,
@@ -97,7 +146,9 @@ impl Routes {
         handler: H,
     ) -> Self {
         self.router = self.router.route(path, on(filter, handler));
-        self.operations.push(Operation { method, path, summary });
+        let mut operation = Operation { method, path, summary, query: Value::Null, body: Value::Null };
+        T::note(&mut operation);
+        self.operations.push(operation);
         self
     }
 
@@ -119,18 +170,22 @@ impl Routes {
 #[must_use]
 pub fn document(operations: &[Operation]) -> Value {
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
-    for Operation { method, path, summary } in operations {
-        let parameters: Vec<Value> = parameters(path)
-            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
-            .collect();
-        let operation = json!({
+    for Operation { method, path, summary, query, body } in operations {
+        let in_path = parameters(path)
+            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
+        let in_query = query["properties"].as_object().into_iter().flatten();
+        let in_query = in_query.map(|(name, schema)| json!({ "name": name, "in": "query", "schema": schema }));
+        let mut operation = json!({
             "summary": summary,
-            "parameters": parameters,
+            "parameters": in_path.chain(in_query).collect::<Vec<_>>(),
             "responses": {
                 "2XX": { "description": "done" },
                 "default": { "description": "an error: `error`, and with it `code`, `param` and `request_id`" },
             },
         });
+        if !body.is_null() {
+            operation["requestBody"] = json!({ "content": { "application/json": { "schema": body } } });
+        }
         paths.entry(path).or_default().insert(method.as_str().to_ascii_lowercase(), operation);
     }
     json!({
