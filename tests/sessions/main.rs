@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `story` | a whole conversation |
 //! | `turns` | how turns end: canceled, out of time, out of tokens, failed |
+//! | `log` | the log while its daemon is killed again and again |
 //! | `messages` | messages in order, steers, keys |
 //! | `crashes` | brains, sandboxes and daemons that are killed |
 //! | `tools` | what the brain's tools answer |
@@ -19,6 +20,7 @@ mod agents;
 mod cli;
 mod crashes;
 mod credentials;
+mod log;
 mod messages;
 mod soak;
 mod story;
