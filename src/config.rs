@@ -126,6 +126,8 @@ pub struct SandboxDefaults {
     pub cpus: Option<f64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// Bytes a second to the outside, and as many from there.
+    pub bandwidth: Option<u64>,
     /// Time without use after which a sandbox goes to sleep; `None`: it does not by itself.
     pub idle_timeout: Option<Duration>,
     /// Time asleep after which a sandbox's processes are ended; `None`: they are not.

@@ -140,7 +140,7 @@ async fn files_are_written_and_read_as_the_sandboxs_user(bench: Bench) {
 }
 
 async fn limits_hold(bench: Bench) {
-    let limits = Limits { pids: Some(32), memory: Some(256 << 20), cpus: Some(0.5), disk: None };
+    let limits = Limits { pids: Some(32), memory: Some(256 << 20), cpus: Some(0.5), ..Limits::default() };
     let sandbox = bench.sandbox_of(Spec { limits, ..bench.spec() }).await;
     let outcome = sandbox.run("for i in $(seq 64); do sleep 4731 & done 2>&1 | grep -c . ; pgrep -xc sleep").await;
     let running: u32 = outcome.text.lines().last().unwrap_or_default().parse().unwrap_or(0);

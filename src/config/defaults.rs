@@ -57,6 +57,10 @@ pub(super) const CPUS_BOUNDS: RangeInclusive<f64> = 0.01..=8192.0;
 pub(super) const PIDS: Option<u64> = Some(4096);
 /// The guest, a shell and a short pipeline; the kernel counts no further than the upper one.
 pub(super) const PIDS_BOUNDS: RangeInclusive<u64> = 8..=4 * MIB;
+/// No bound: only the operator knows what the node's network bears.
+pub(super) const BANDWIDTH: Option<u64> = None;
+/// What the kernel passes on as one piece; requests have the same bound.
+pub(super) const BANDWIDTH_BOUNDS: RangeInclusive<u64> = 64 * KIB..=MAX_SIZE;
 /// Longer than a model thinks between two commands; short enough that a forgotten sandbox does not keep its memory.
 pub(super) const IDLE_TIMEOUT: Option<Duration> = Some(MINUTE.saturating_mul(10));
 /// A millisecond serves tests; "unlimited" is the word for longer than the upper one.

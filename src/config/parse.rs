@@ -169,6 +169,7 @@ fn sandbox(sandbox: &mut Section<'_, '_>, engine: EngineKind, overrides: &Overri
         memory: sandbox.take("memory", limit(size(defaults::MEMORY_BOUNDS))).unwrap_or(defaults::MEMORY),
         cpus: sandbox.take("cpus", limit(number(defaults::CPUS_BOUNDS))).unwrap_or(defaults::CPUS),
         pids: sandbox.take("pids", limit(integer(defaults::PIDS_BOUNDS))).unwrap_or(defaults::PIDS),
+        bandwidth: sandbox.take("bandwidth", limit(size(defaults::BANDWIDTH_BOUNDS))).unwrap_or(defaults::BANDWIDTH),
         idle_timeout: sandbox
             .take("idle_timeout", limit(duration(defaults::IDLE_TIMEOUT_BOUNDS)))
             .unwrap_or(defaults::IDLE_TIMEOUT),

@@ -106,6 +106,8 @@ image = {image}
 memory = {memory}
 cpus = {cpus}
 pids = {pids}
+# Bytes a second that go out by \"nat\" or \"proxy\", and as many that come; or \"unlimited\".
+bandwidth = {bandwidth}
 # Time without use after which a sandbox goes to sleep; or \"unlimited\".
 idle_timeout = {idle_timeout}
 # Time asleep after which a sandbox's processes are ended and its files kept; or \"unlimited\".
@@ -122,6 +124,7 @@ pressure_stall = {pressure_stall}
 ",
             image = text(&sandbox.image),
             memory = limit(sandbox.memory.map(size)),
+            bandwidth = limit(sandbox.bandwidth.map(size)),
             cpus = limit(sandbox.cpus.map(|cpus| format!("{cpus:?}"))),
             pids = limit(sandbox.pids.map(|pids| pids.to_string())),
             idle_timeout = limit(sandbox.idle_timeout.map(duration)),

@@ -96,6 +96,7 @@ image = 'debian:12'
 memory = '512MiB'
 cpus = 2
 pids = 'unlimited'
+bandwidth = '1MiB'
 idle_timeout = '90s'
 stop_after = '1day'
 max_wakes = 2
@@ -178,6 +179,7 @@ audit = '/audit'
             memory: Some(512 << 20),
             cpus: Some(2.0),
             pids: None,
+            bandwidth: Some(1 << 20),
             idle_timeout: Some(Duration::from_secs(90)),
             stop_after: Some(Duration::from_secs(86_400)),
             max_wakes: 2,
@@ -457,7 +459,7 @@ proptest! {
     #[test]
     fn what_is_printed_reads_back(
         state_dir in "/[^\0]{0,40}",
-        memory in prop::option::of(4_u64 << 20..1 << 50),
+        memory in prop::option::of(16_u64 << 20..1 << 50),
         cpus in prop::option::of(0.01..8192.0_f64),
         timeout in 1_000..2_592_000_000_u64,
         output_cap in 65_536_u64..1 << 50,

@@ -31,6 +31,7 @@ pub fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
             cpus: config.sandbox.cpus,
             pids: config.sandbox.pids,
             disk: None,
+            bandwidth: config.sandbox.bandwidth,
         },
         idle: config.sandbox.idle_timeout.map_or(IdleTimeout::Never, IdleTimeout::After),
         stop_after: config.sandbox.stop_after,

@@ -178,7 +178,9 @@ impl Docker {
         let state = self.client.inspect(&container).await?.state.unwrap_or_default();
         let (pid, init) = first_process(state)?;
         if let Some(nat) = nat {
-            nat.attach(&directory, pid).await.map_err(failed("attach to the network", &directory))?;
+            nat.attach(&directory, pid, spec.limits.bandwidth)
+                .await
+                .map_err(failed("attach to the network", &directory))?;
         }
         lookout.wait(&init).await.map_err(failed("wait for the guest in", &directory))?;
         let socket = directory.join(container::SOCKET);
@@ -302,7 +304,11 @@ impl Engine for Docker {
 
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), EngineError> {
         self.check_limits(limits)?;
-        self.client.update(&self.name(id), container::update(limits)).await
+        self.client.update(&self.name(id), container::update(limits)).await?;
+        let (Ok(nat), Some(bandwidth)) = (&self.nat, limits.bandwidth) else { return Ok(()) };
+        let state = self.client.inspect(&self.name(id)).await?.state.unwrap_or_default();
+        let ((pid, _), directory) = (first_process(state)?, self.directory(id));
+        nat.limit(&directory, pid, bandwidth).await.map_err(failed("set the bandwidth of", &directory))
     }
 
     async fn remove(&self, id: &SandboxId) -> Result<(), EngineError> {

@@ -66,6 +66,10 @@ pub struct Limits {
     pub pids: Option<u64>,
     /// Bytes of files written.
     pub disk: Option<u64>,
+    /// Bytes a second that leave by an address of its own, and as many that come. What goes through the proxy is not the
+    /// engine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<u64>,
 }
 
 /// Bytes that /dev/shm may hold; what Docker and most programs take for granted.
@@ -87,6 +91,7 @@ impl Limits {
             cpus: self.cpus.or(other.cpus),
             pids: self.pids.or(other.pids),
             disk: self.disk.or(other.disk),
+            bandwidth: self.bandwidth.or(other.bandwidth),
         }
     }
 }

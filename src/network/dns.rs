@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::pace::Pace;
 use super::relay::{Moved, relay};
 
 /// The port of every resolver.
@@ -138,7 +139,7 @@ async fn ask(question: &[u8]) -> io::Result<Vec<u8>> {
 
 async fn pass_on(client: TcpStream) -> io::Result<()> {
     let upstream = TcpStream::connect(upstream()?).await?;
-    relay(client, upstream, &Moved::default(), &Moved::default()).await
+    relay(client, upstream, &Pace::default(), &Moved::default(), &Moved::default()).await
 }
 
 /// The first of the node's own resolvers. It is read each time, because it changes with the node's network.

@@ -10,6 +10,7 @@
 //! | `proxy` | what leaves a sandbox in mode `proxy` |
 //! | [`secrets`] | what is put into the headers of requests to a name |
 //! | `authority` | the certificates by which the proxy answers for such a name |
+//! | [`pace`] | how many bytes a second go through the proxy |
 //! | [`relay`] | bytes between two sockets |
 //! | `dial` | connecting to a port inside |
 //! | `ports` | which ports are listened on inside |
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::guest::client::{Guest, GuestError};
 use crate::ids::SandboxId;
+use pace::Pace;
 use policy::Policy;
 use proxy::{Proxy, Traffic};
 use secrets::Secrets;
@@ -45,6 +47,7 @@ mod authority;
 mod dial;
 mod dns;
 mod outside;
+pub mod pace;
 pub mod policy;
 mod ports;
 mod proxy;
@@ -108,6 +111,7 @@ impl Network {
         id: &SandboxId,
         policy: Policy,
         secrets: Option<Arc<Secrets>>,
+        bandwidth: Option<u64>,
         outside: Arc<Outside>,
     ) -> Result<Self, NetworkError> {
         let listener = match &policy {
@@ -119,7 +123,7 @@ impl Network {
             proc: PathBuf::from(format!("/proc/{pid}/net")),
             policy: watch::Sender::new(policy),
             secrets: watch::Sender::new(secrets),
-            traffic: Arc::default(),
+            traffic: Arc::new(Traffic { pace: Pace::new(bandwidth), ..Traffic::default() }),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         };
@@ -148,10 +152,15 @@ impl Network {
         self.shared.secrets.send_replace(Some(secrets));
     }
 
+    /// Changes how many bytes a second go through its proxy, each way.
+    pub fn set_bandwidth(&self, bandwidth: Option<u64>) {
+        self.shared.traffic.pace.set(bandwidth);
+    }
+
     /// What has gone out.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let Traffic { connected, refused, moved } = &*self.shared.traffic;
+        let Traffic { connected, refused, moved, .. } = &*self.shared.traffic;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Usage {
             connected: count(connected),

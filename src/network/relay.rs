@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::sleep;
 
+use super::pace::{Bucket, Pace};
+
 /// Bytes taken at a time. A pair of sockets costs twice this.
 const BUFFER: usize = 16 << 10;
 
@@ -24,19 +26,19 @@ pub struct Moved {
     pub back: AtomicU64,
 }
 
-/// Moves bytes between two streams, and counts them in `moved` and in `all`.
+/// Moves bytes between two streams, no faster than `pace` lets them, and counts them in `moved` and in `all`.
 ///
 /// # Errors
 /// The first of either; `TimedOut` for a connection that was left half-open.
-pub async fn relay<A, B>(first: A, second: B, moved: &Moved, all: &Moved) -> io::Result<()>
+pub async fn relay<A, B>(first: A, second: B, pace: &Pace, moved: &Moved, all: &Moved) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite,
     B: AsyncRead + AsyncWrite,
 {
     let (first_reader, first_writer) = tokio::io::split(first);
     let (second_reader, second_writer) = tokio::io::split(second);
-    let mut forth = pin!(pump(first_reader, second_writer, [&moved.forth, &all.forth]));
-    let mut back = pin!(pump(second_reader, first_writer, [&moved.back, &all.back]));
+    let mut forth = pin!(pump(first_reader, second_writer, &pace.forth, [&moved.forth, &all.forth]));
+    let mut back = pin!(pump(second_reader, first_writer, &pace.back, [&moved.back, &all.back]));
     tokio::select! {
         ended = &mut forth => { ended?; finish(back, &moved.back).await }
         ended = &mut back => { ended?; finish(forth, &moved.forth).await }
@@ -61,6 +63,7 @@ async fn finish(mut pump: impl Future<Output = io::Result<()>> + Unpin, moved: &
 async fn pump(
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
+    pace: &Bucket,
     counters: [&AtomicU64; 2],
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
@@ -69,6 +72,7 @@ async fn pump(
         if count == 0 {
             return writer.shutdown().await;
         }
+        pace.take(count).await;
         writer.write_all(&buffer[..count]).await?;
         for counter in counters {
             counter.fetch_add(count as u64, Ordering::Relaxed);
@@ -86,7 +90,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_direction_has_its_own_end_and_what_moves_is_not_cut() {
         let ((mut a, left), (right, mut b)) = (duplex(64), duplex(64));
-        let (moved, all) = (Moved::default(), Moved::default());
+        let (pace, moved, all) = (Pace::default(), Moved::default(), Moved::default());
         let ends = async {
             a.write_all(b"question").await.unwrap();
             a.shutdown().await.unwrap();
@@ -103,7 +107,7 @@ mod tests {
             a.read_to_string(&mut answer).await.unwrap();
             assert_eq!(answer, "answeransweranswer");
         };
-        let (relayed, ()) = tokio::join!(relay(left, right, &moved, &all), ends);
+        let (relayed, ()) = tokio::join!(relay(left, right, &pace, &moved, &all), ends);
         relayed.unwrap();
         for counted in [moved, all] {
             assert_eq!((counted.forth.into_inner(), counted.back.into_inner()), (8, 18));
@@ -115,7 +119,7 @@ mod tests {
         let ((mut a, left), (right, _b)) = (duplex(64), duplex(64));
         a.shutdown().await.unwrap();
         let began = Instant::now();
-        let cut = relay(left, right, &Moved::default(), &Moved::default()).await.unwrap_err();
+        let cut = relay(left, right, &Pace::default(), &Moved::default(), &Moved::default()).await.unwrap_err();
         assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed(), HALF_OPEN_WAIT);
     }

@@ -151,8 +151,16 @@ async fn try_connect(
     settings.env.extend(profile.env.clone());
     let spools = tools.defaults.spools.join(profile.id.as_str());
     let outside = Arc::clone(&tools.defaults.outside);
-    let network =
-        Network::start(guest.clone(), started.pid, &profile.id, record.policy.clone(), secrets, outside).await;
+    let network = Network::start(
+        guest.clone(),
+        started.pid,
+        &profile.id,
+        record.policy.clone(),
+        secrets,
+        record.limits.bandwidth,
+        outside,
+    )
+    .await;
     let network = network.map_err(|error| SandboxError::Guest(chain(&error).to_string().into()))?;
     // Runs that go on keep it awake from the start.
     activity.open();

@@ -140,5 +140,6 @@ pub(super) fn first_limits(asked: Limits, default: Limits, support: LimitSupport
         cpus: default.cpus.filter(|_| support.cpus),
         pids: default.pids.filter(|_| support.pids),
         disk: default.disk.filter(|_| support.disk),
+        bandwidth: default.bandwidth,
     })
 }

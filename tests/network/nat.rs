@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use handsd::api::proto::network::Mode;
-use handsd::api::proto::{CreateSandboxRequest, HibernateSandboxRequest, Network, Tier};
+use handsd::api::proto::{CreateSandboxRequest, HibernateSandboxRequest, Limits, Network, SetLimitsRequest, Tier};
 
 use crate::support::dockerd::{self, Dockerd};
 
@@ -371,4 +371,75 @@ fn has_git(lab: &Lab) -> bool {
         println!("skipped: there is no git to make a repository with");
     }
     has
+}
+
+/// Takes whatever comes at port 81 and says how much it was; and sends 4 MiB to whoever connects to port 82.
+const BULK: &str = r#"
+import socket, threading
+def serve(port, talk):
+    server = socket.create_server(("198.51.100.2", port))
+    def accept():
+        while True:
+            connection = server.accept()[0]
+            talk(connection)
+            connection.close()
+    threading.Thread(target=accept, daemon=True).start()
+def take(connection):
+    count = 0
+    while data := connection.recv(1 << 16):
+        count += len(data)
+    connection.sendall(str(count).encode())
+serve(81, take)
+serve(82, lambda connection: connection.sendall(bytes(4 << 20)))
+print("ready")
+threading.Event().wait()
+"#;
+
+/// Sends 4 MiB, or gets as many; prints how many milliseconds that took. Through the proxy if the sandbox has one.
+fn bulk(way: &str, proxied: bool) -> String {
+    format!(
+        r#"python3 - <<'EOF'
+import socket, time
+proxied, out = {proxied}, {out}
+s = socket.create_connection(("127.0.0.1", 7422) if proxied else ("198.51.100.2", 81 if out else 82))
+if proxied:
+    s.sendall(b"CONNECT world.test:%d HTTP/1.1\r\n\r\n" % (81 if out else 82))
+    assert s.recv(39).startswith(b"HTTP/1.1 200")
+began, size, count = time.monotonic(), 4 << 20, 0
+if out:
+    s.sendall(bytes(size))
+    s.shutdown(socket.SHUT_WR)
+    count = int(s.recv(100))
+else:
+    while data := s.recv(1 << 16):
+        count += len(data)
+assert count == size, count
+print(int((time.monotonic() - began) * 1000))
+EOF"#,
+        proxied = if proxied { "True" } else { "False" },
+        out = if way == "out" { "True" } else { "False" },
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_go_and_come_no_faster_than_the_sandbox_may() {
+    let Some(mut lab) = Lab::new() else { return };
+    if !has_python() {
+        return;
+    }
+    lab.serve(BULK);
+    let Some(daemon) = lab.daemon("[sandbox]\nbandwidth = '2MiB'\n").await else { return };
+    for (network, is_proxied) in [(nat(), false), (proxy(&["world.test"]), true)] {
+        let sandbox = sandbox_with(&daemon, network).await.unwrap();
+        // At 2 MiB a second, and the node's own buffers beside.
+        for way in ["out", "in"] {
+            let took: u64 = sandbox.read(&bulk(way, is_proxied)).await.parse().unwrap();
+            assert!((1_000..20_000).contains(&took), "{way} {took} ms, proxied: {is_proxied}");
+        }
+        let limits = Limits { bandwidth: 1 << 30, ..Limits::default() };
+        let request = SetLimitsRequest { sandbox_id: sandbox.id.clone(), limits: Some(limits) };
+        daemon.sandboxes().set_limits(request).await.unwrap();
+        let took: u64 = sandbox.read(&bulk("out", is_proxied)).await.parse().unwrap();
+        assert!(took < 1_500, "{took} ms, proxied: {is_proxied}");
+    }
 }

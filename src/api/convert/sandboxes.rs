@@ -33,6 +33,8 @@ const MAX_CPUS: f64 = 65_536.0;
 const MIN_PIDS: u64 = 8;
 /// Least bytes of disk of a sandbox.
 const MIN_DISK: u64 = 1 << 20;
+/// Least bytes a second of a sandbox: what the kernel passes on as one piece.
+const MIN_BANDWIDTH: u64 = 64 << 10;
 /// Longest idle timeout.
 const MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Sandboxes of a page, if not said otherwise, and at most.
@@ -121,6 +123,7 @@ pub fn limits(limits: &proto::Limits) -> Result<Limits, Fault> {
         cpus,
         pids: at_least("limits.pids", limits.pids, MIN_PIDS)?,
         disk: at_least("limits.disk_bytes", limits.disk_bytes, MIN_DISK)?,
+        bandwidth: at_least("limits.bandwidth", limits.bandwidth, MIN_BANDWIDTH)?,
     })
 }
 
@@ -165,6 +168,7 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
             cpus: snapshot.limits.cpus.unwrap_or(0.0),
             pids: snapshot.limits.pids.unwrap_or(0),
             disk_bytes: snapshot.limits.disk.unwrap_or(0),
+            bandwidth: snapshot.limits.bandwidth.unwrap_or(0),
         }),
         user: profile.user.clone().unwrap_or_default(),
         workspace: profile.workspace.clone(),

@@ -46,6 +46,9 @@ pub struct CreateArgs {
     /// Bytes of files written, such as 1G [default: no bound]
     #[arg(long, value_name = "SIZE", value_parser = args::bytes)]
     disk: Option<u64>,
+    /// Bytes a second that go out by network "nat" or "proxy", and as many that come, such as 10M [default: the node's]
+    #[arg(long, value_name = "SIZE", value_parser = args::bytes)]
+    bandwidth: Option<u64>,
     /// Who commands run as: name, uid, name:group or uid:gid [default: the image's user]
     #[arg(short, long)]
     user: Option<String>,
@@ -132,6 +135,7 @@ pub async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         cpus: args.cpus.unwrap_or_default(),
         pids: args.pids.unwrap_or_default(),
         disk_bytes: args.disk.unwrap_or_default(),
+        bandwidth: args.bandwidth.unwrap_or_default(),
     };
     let request = CreateSandboxRequest {
         image: args.image.unwrap_or_default(),

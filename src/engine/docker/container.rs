@@ -197,7 +197,7 @@ mod tests {
         Spec {
             id: SandboxId::random(),
             image: ImageRef::Registry("debian:12".to_owned()),
-            limits: Limits { memory: Some(64 << 20), cpus: Some(0.5), pids: Some(100), disk: None },
+            limits: Limits { memory: Some(64 << 20), cpus: Some(0.5), pids: Some(100), ..Limits::default() },
             workspace: "/workspace".into(),
             user: None,
             uplink: Uplink::None,

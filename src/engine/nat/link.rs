@@ -6,13 +6,14 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{Attributes, Batch, CREATE, EXCLUSIVE};
+use super::netlink::{Attributes, Batch, CREATE, EXCLUSIVE, REPLACE};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWQDISC: u16 = 36;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
@@ -32,6 +33,24 @@ const RTA_PREFSRC: u16 = 7;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
+
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_TBF_PARMS: u16 = 1;
+const TCA_TBF_RATE64: u16 = 4;
+const TCA_TBF_BURST: u16 = 6;
+/// The parent of what a link sends by, and a name for that (linux/pkt_sched.h).
+const TC_H_ROOT: u32 = u32::MAX;
+const FIRST: u32 = 1 << 16;
+/// Lengths are those of packets on Ethernet, so that the kernel computes how long they take.
+const TC_LINKLAYER_ETHERNET: u8 = 1;
+
+/// Bytes that a link may send at once after a while of silence: more than the largest packet, and else as much as goes in
+/// 50 ms. And bytes that wait for their turn; beyond it, packets are dropped and their senders slow down.
+const MIN_BURST: u64 = 128 << 10;
+const MAX_BURST: u64 = 8 << 20;
+const BURSTS_A_SECOND: u64 = 20;
+const QUEUED_BURSTS: u64 = 4;
 
 const HOST_PREFIX: u8 = 32;
 
@@ -86,6 +105,35 @@ pub fn remove(name: &str) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
         result => result,
     }
+}
+
+/// Lets a link send so many bytes a second, by a token bucket (tc-tbf(8)).
+///
+/// # Errors
+/// The kernel's; `ENOENT` if it has none.
+pub fn limit(name: &str, rate: u64) -> io::Result<()> {
+    let burst = (rate / BURSTS_A_SECOND).clamp(MIN_BURST, MAX_BURST);
+    let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    // struct tcmsg
+    let mut header = vec![0; 4];
+    for word in [index(name)?, FIRST, TC_H_ROOT, 0] {
+        header.extend_from_slice(&word.to_ne_bytes());
+    }
+    // struct tc_tbf_qopt: two struct tc_ratespec of 12 bytes, then three numbers.
+    let mut options = [0; 36];
+    options[1] = TC_LINKLAYER_ETHERNET;
+    options[8..12].copy_from_slice(&narrow(rate).to_ne_bytes());
+    options[24..28].copy_from_slice(&narrow(burst * QUEUED_BURSTS).to_ne_bytes());
+    let mut batch = Batch::default();
+    batch.push(RTM_NEWQDISC, CREATE | REPLACE, &header, |qdisc| {
+        qdisc.text(TCA_KIND, "tbf");
+        qdisc.nested(TCA_OPTIONS, |tbf| {
+            tbf.bytes(TCA_TBF_PARMS, &options);
+            tbf.bytes(TCA_TBF_RATE64, &rate.to_ne_bytes());
+            tbf.bytes(TCA_TBF_BURST, &narrow(burst).to_ne_bytes());
+        });
+    });
+    batch.send(SockProtocol::NetlinkRoute)
 }
 
 /// The names of the links of this network namespace that begin with a prefix.

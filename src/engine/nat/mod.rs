@@ -145,13 +145,23 @@ impl Nat {
         self.shared.settings.gateway()
     }
 
-    /// Attaches a sandbox by its first process, which has nothing but a loopback so far.
+    /// Attaches a sandbox by its first process, which has nothing but a loopback so far; if it has a bandwidth, it sends and
+    /// gets no more bytes a second than that.
     ///
     /// # Errors
     /// Those of the kernel; [`Nat::detach`] removes what was made.
-    pub async fn attach(&self, directory: &Path, pid: u32) -> io::Result<()> {
+    pub async fn attach(&self, directory: &Path, pid: u32, bandwidth: Option<u64>) -> io::Result<()> {
         let (shared, directory) = (Arc::clone(&self.shared), directory.to_owned());
-        blocking(move || shared.attach(&directory, pid)).await
+        blocking(move || shared.attach(&directory, pid, bandwidth)).await
+    }
+
+    /// Changes the bandwidth of a sandbox; of one that has no address, it does nothing.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub async fn limit(&self, directory: &Path, pid: u32, bandwidth: u64) -> io::Result<()> {
+        let (shared, directory) = (Arc::clone(&self.shared), directory.to_owned());
+        blocking(move || shared.limit(&directory, pid, bandwidth)).await
     }
 
     /// Removes what there is of a sandbox; of one that has no address, there is nothing.
@@ -203,7 +213,7 @@ impl Shared {
         if state.numbers.is_empty() { self.uninstall(&mut state) } else { self.install(&mut state) }
     }
 
-    fn attach(&self, directory: &Path, pid: u32) -> io::Result<()> {
+    fn attach(&self, directory: &Path, pid: u32, bandwidth: Option<u64>) -> io::Result<()> {
         let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
         let mut state = self.lock();
         let number = self.claim(&mut state, directory)?;
@@ -214,16 +224,20 @@ impl Shared {
         // A packet from an address to which the way leads elsewhere is dropped.
         fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1")?;
         link::add_route(&name, address, Some(gateway))?;
-        // The namespace is the thread's for good, so the thread is one that ends.
-        let configure = move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        inside(namespace, move || {
             link::set_up(INSIDE)?;
             link::add_address(INSIDE, address)?;
             link::add_route(INSIDE, gateway, None)?;
             link::add_default_route(INSIDE, gateway)
-        };
-        let configuring = std::thread::Builder::new().name("nat".to_owned()).spawn(configure)?;
-        configuring.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+        })?;
+        bandwidth.map_or(Ok(()), |bandwidth| self.limit(directory, pid, bandwidth))
+    }
+
+    /// Each end of the pair bounds what it sends; nobody in the sandbox may change that.
+    fn limit(&self, directory: &Path, pid: u32, bandwidth: u64) -> io::Result<()> {
+        let Some(number) = number_of(directory)? else { return Ok(()) };
+        link::limit(&self.link(number), bandwidth)?;
+        inside(File::open(format!("/proc/{pid}/ns/net"))?, move || link::limit(INSIDE, bandwidth))
     }
 
     /// The first number that is free, written down.
@@ -268,6 +282,16 @@ impl Shared {
         state.installed = false;
         Ok(())
     }
+}
+
+/// Does something in another network namespace. It is the thread's for good, so the thread is one that ends.
+fn inside(namespace: File, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    let enter = move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        work()
+    };
+    let working = std::thread::Builder::new().name("nat".to_owned()).spawn(enter)?;
+    working.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
 }
 
 /// The number of the sandbox that has this directory.

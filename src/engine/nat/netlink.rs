@@ -27,6 +27,8 @@ const NLA_F_NESTED: u16 = 0x8000;
 
 /// The thing exists already: it is not changed, and that is an error.
 pub const EXCLUSIVE: u16 = 0x200;
+/// It takes the place of the one that there is.
+pub const REPLACE: u16 = 0x100;
 /// It is made if it does not exist.
 pub const CREATE: u16 = 0x400;
 /// It is put behind those that are there.

@@ -233,7 +233,9 @@ impl Native {
         crash::point("make.born");
         let init = Process::new(born.pidfd).map_err(failed("watch the first process in", &directory))?;
         if let Some(nat) = nat {
-            nat.attach(&directory, born.pid).await.map_err(failed("attach to the network", &directory))?;
+            nat.attach(&directory, born.pid, spec.limits.bandwidth)
+                .await
+                .map_err(failed("attach to the network", &directory))?;
         }
         Ok(Started { init, pid: born.pid, socket: zygote::socket(&directory), cgroup })
     }
@@ -346,9 +348,16 @@ impl Engine for Native {
 
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), EngineError> {
         self.check_limits(limits)?;
-        let Some(tree) = &self.cgroups else { return Ok(()) };
-        let set = tree.set_limits(id, limits);
-        set.map_err(|source| EngineError::Step { step: format!("set the limits of {id}"), source })
+        let set = self.cgroups.as_ref().map_or(Ok(()), |tree| tree.set_limits(id, limits));
+        set.map_err(|source| EngineError::Step { step: format!("set the limits of {id}"), source })?;
+        let (Ok(nat), Some(bandwidth)) = (&self.nat, limits.bandwidth) else { return Ok(()) };
+        let directory = self.directory(id);
+        let failed = failed("set the bandwidth of", &directory);
+        match Init::load(&directory) {
+            Ok(Some(init)) => nat.limit(&directory, init.pid(), bandwidth).await.map_err(failed),
+            Ok(None) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     async fn remove(&self, id: &SandboxId) -> Result<(), EngineError> {

@@ -30,6 +30,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::outside::{Outside, OutsideError};
+use super::pace::Pace;
 use super::policy::Policy;
 use super::relay::{Moved, relay};
 use super::secrets::{Binding, Secrets};
@@ -73,6 +74,8 @@ pub struct Traffic {
     pub refused: AtomicU64,
     /// Bytes that left the sandbox (`forth`) and that came back.
     pub moved: Moved,
+    /// How fast.
+    pub pace: Pace,
 }
 
 /// What is needed to serve the connections of one sandbox.
@@ -276,7 +279,7 @@ impl Proxy {
         let mut policy = self.policy.clone();
         let revoked = policy.wait_for(|policy| !permits(policy, target));
         let ended = tokio::select! {
-            ended = relay(client, host, &moved, &self.traffic.moved) => ended,
+            ended = relay(client, host, &self.traffic.pace, &moved, &self.traffic.moved) => ended,
             _ = revoked => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not on the allowlist any more")),
         };
         let (sent, received) = (moved.forth.into_inner(), moved.back.into_inner());

@@ -16,7 +16,11 @@ impl Driver {
             let set = self.tools.engine.set_limits(self.id(), &limits).await;
             set.map_err(|error| self.failed("set the limits of", error))?;
         }
-        self.change(|record| record.limits = limits.or(record.limits)).await
+        self.change(|record| record.limits = limits.or(record.limits)).await?;
+        if let Some(network) = self.body.network() {
+            network.set_bandwidth(self.record.limits.bandwidth);
+        }
+        Ok(())
     }
 
     pub(super) async fn set_idle(&mut self, idle: IdleTimeout) -> Result<(), SandboxError> {

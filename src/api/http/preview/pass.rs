@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::place::{Place, Way};
+use crate::network::pace::Pace;
 use crate::network::relay::{Moved, relay};
 use crate::sandbox::Connection;
 
@@ -62,7 +63,7 @@ pub async fn pass(
 async fn speak(outer: OnUpgrade, inner: OnUpgrade) {
     let spoken = async {
         let (outer, inner) = futures_util::future::try_join(outer, inner).await.map_err(std::io::Error::other)?;
-        relay(TokioIo::new(outer), TokioIo::new(inner), &Moved::default(), &Moved::default()).await
+        relay(TokioIo::new(outer), TokioIo::new(inner), &Pace::default(), &Moved::default(), &Moved::default()).await
     };
     if let Err(error) = spoken.await {
         tracing::debug!(%error, "an upgraded connection of a preview broke");
