@@ -337,40 +337,73 @@ async fn the_proxy_refuses_what_a_name_is_bound_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_is_cloned_through_the_proxy_and_by_nat() {
     let Some(mut lab) = Lab::new() else { return };
-    if !has_python() || !has_git(&lab) {
+    if !has_python() || !is_made(&lab, REPOSITORY) {
         return;
     }
     lab.serve(REGISTRY);
     let Some(daemon) = lab.daemon("").await else { return };
     let proxied = sandbox_with(&daemon, proxy(&["world.test:8000"])).await.unwrap();
     let direct = sandbox_with(&daemon, nat()).await.unwrap();
-    for (sandbox, host) in [(&proxied, "world.test"), (&direct, "198.51.100.2")] {
-        let cloned = sandbox
-            .bash(&format!("HOME=/tmp git clone -q http://{host}:8000/repository.git && cat repository/greeting"))
-            .await;
-        assert_eq!(cloned.stdout_text(), "hello\n", "{host}: {}", cloned.stderr_text());
+    for (sandbox, url) in
+        [(&proxied, "http://world.test:8000"), (&direct, "http://198.51.100.2:8000"), (&direct, "git://198.51.100.2")]
+    {
+        let line = format!("rm -rf repository; HOME=/tmp git clone -q {url}/repository.git && cat repository/greeting");
+        let cloned = sandbox.bash(&line).await;
+        assert_eq!(cloned.stdout_text(), "hello\n", "{url}: {}", cloned.stderr_text());
     }
 }
 
-/// Files over HTTP.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_is_installed_from_a_registry_that_is_listed() {
+    let Some(mut lab) = Lab::new() else { return };
+    if !has_python() || !is_made(&lab, PACKAGE) {
+        return;
+    }
+    lab.serve(REGISTRY);
+    let Some(daemon) = lab.daemon("").await else { return };
+    let sandbox = sandbox_with(&daemon, proxy(&["world.test:8000"])).await.unwrap();
+    let install = "export HOME=/tmp/home; npm install --no-audit --no-fund --registry http://world.test:8000 left > log 2>&1 \
+                   || { cat log; exit 1; }; node -p \"require('left')\"";
+    let installed = sandbox.bash(install).await;
+    assert_eq!(installed.stdout_text(), "hello\n", "{}", installed.stderr_text());
+}
+
+/// Files over HTTP, and the repository by git's own protocol, if git has that.
 const REGISTRY: &str = r#"
-import http.server, threading
+import http.server, os, socket, subprocess, threading
 server = http.server.ThreadingHTTPServer(("198.51.100.2", 8000), http.server.SimpleHTTPRequestHandler)
+git = socket.create_server(("198.51.100.2", 9418))
+def accept():
+    # One for each connection, which ends with it: nothing outlives the test.
+    while True:
+        connection = git.accept()[0]
+        words = ["git", "daemon", "--inetd", "--export-all", "--base-path=" + os.getcwd()]
+        subprocess.run(words, stdin=connection, stdout=connection, stderr=subprocess.DEVNULL)
+        connection.close()
+threading.Thread(target=accept, daemon=True).start()
 print("ready")
 server.serve_forever()
 "#;
 
-/// Makes a repository in the lab's files, if git is here to make and to clone it.
-fn has_git(lab: &Lab) -> bool {
-    let line = "set -e; git init -q work; cd work; echo hello > greeting; git add .; \
-                git -c user.name=a -c user.email=a@b commit -qm first; cd ..; \
-                git clone -q --bare work repository.git; git -C repository.git update-server-info";
-    let made = std::process::Command::new("sh").args(["-c", line]).current_dir(lab.files()).status();
-    let has = made.is_ok_and(|status| status.success());
-    if !has {
-        println!("skipped: there is no git to make a repository with");
+const REPOSITORY: &str = "git init -q work; cd work; echo hello > greeting; git add .; \
+                          git -c user.name=a -c user.email=a@b commit -qm first; cd ..; \
+                          git clone -q --bare work repository.git; git -C repository.git update-server-info; \
+                          git daemon --help > /dev/null 2>&1 || test -x \"$(git --exec-path)/git-daemon\"";
+
+const PACKAGE: &str = r#"npm --version > /dev/null; mkdir package; cd package
+echo '{"name":"left","version":"1.0.0","main":"index.js"}' > package.json; echo 'module.exports = "hello"' > index.js; cd ..
+tar czf left.tgz package; sum=$(sha1sum left.tgz | cut -d ' ' -f 1)
+printf '{"name":"left","dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":"left","version":"1.0.0","main":"index.js",' > left
+printf '"dist":{"tarball":"http://world.test:8000/left.tgz","shasum":"%s"}}}}' "$sum" >> left"#;
+
+/// Makes something in the lab's files, if the programs are here that make it.
+fn is_made(lab: &Lab, line: &str) -> bool {
+    let made = std::process::Command::new("bash").args(["-ec", line]).current_dir(lab.files()).status();
+    let is_made = made.is_ok_and(|status| status.success());
+    if !is_made {
+        println!("skipped: a program is missing that makes what is to be fetched");
     }
-    has
+    is_made
 }
 
 /// Takes whatever comes at port 81 and says how much it was; and sends 4 MiB to whoever connects to port 82.
