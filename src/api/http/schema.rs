@@ -163,7 +163,6 @@ mod tests {
 
     #[derive(Debug, Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
-    #[expect(dead_code, reason = "it is only read")]
     struct Wanted {
         some_text: String,
         count: Option<u64>,
