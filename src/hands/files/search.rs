@@ -132,6 +132,9 @@ impl Files {
             page_token: String::new(),
         };
         let root = self.stat_target(if path.is_empty() { "." } else { path }).await.map_err(SearchError::File)?;
+        if root.kind == FileKind::File {
+            return Ok((vec![root], false));
+        }
         let (mut files, mut seen) = (Vec::new(), 0);
         loop {
             let page = self.list(options.clone()).await.map_err(SearchError::File)?;
@@ -145,7 +148,6 @@ impl Files {
             match page.next_page_token {
                 Some(_) if seen >= MAX_ENTRIES => return Ok((files, true)),
                 Some(token) => options.page_token = token,
-                None if root.kind == FileKind::File => return Ok((vec![root], false)),
                 None => return Ok((files, false)),
             }
         }
