@@ -29,7 +29,7 @@
 //!         │
 //!      session                      the durable conversation: status, turns, queue of messages
 //!         │
-//!      runtime                      brains: how each is started and spoken to
+//!      runtime ─ gateway            brains: how each is started and spoken to · their door to a model
 //!         │
 //!      sandbox                      lifecycle: one task per sandbox owns its state
 //!     ┌───┴────┬─────────┬───────┐
@@ -68,6 +68,7 @@
 //! | [`store`] | what outlives the daemon, in SQLite: sandboxes and the events of the node; one writer thread |
 //! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
 //! | [`auth`] | who calls and what they may (`policy`, pure), certificates, tokens, limits, the audit log |
+//! | [`gateway`] | the door of a brain to its model: what passes (`provider`, pure), whose tokens are counted (`usage`, pure) |
 //! | [`metrics`] | what is counted and measured, by whoever sees it |
 //! | [`notify`] | what systemd is told: ready, reloading, and that the daemon does not hang |
 //! | [`credential`] | keys of model providers, sealed: what a brain's model is paid with |
@@ -118,6 +119,8 @@ pub mod credential;
 pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod engine;
+#[cfg(feature = "daemon")]
+pub mod gateway;
 #[cfg(feature = "daemon")]
 pub mod hands;
 #[cfg(feature = "daemon")]

@@ -268,16 +268,30 @@ impl Usage {
         self.input_tokens.saturating_add(self.output_tokens).saturating_add(read)
     }
 
+    /// These without others.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_sub)
+    }
+
+    /// Of each kind, the greater number.
+    #[must_use]
+    pub fn most(self, other: Self) -> Self {
+        self.with(other, u64::max)
+    }
+
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    fn with(self, other: Self, join: impl Fn(u64, u64) -> u64) -> Self {
         Self {
-            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
-            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
-            cache_creation_input_tokens: self
-                .cache_creation_input_tokens
-                .saturating_add(other.cache_creation_input_tokens),
-            cache_read_input_tokens: self.cache_read_input_tokens.saturating_add(other.cache_read_input_tokens),
+            input_tokens: join(self.input_tokens, other.input_tokens),
+            output_tokens: join(self.output_tokens, other.output_tokens),
+            cache_creation_input_tokens: join(self.cache_creation_input_tokens, other.cache_creation_input_tokens),
+            cache_read_input_tokens: join(self.cache_read_input_tokens, other.cache_read_input_tokens),
         }
     }
 }
