@@ -15,6 +15,7 @@ pub use fault::{Fault, Place};
 pub use listen::{AddressError, HttpAddress, ListenAddress};
 
 pub use access::{AuthConfig, LimitsConfig};
+pub use brains::{BrainConfig, ModelConfig, ProviderConfig};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::auth::tls::TlsFiles;
@@ -25,6 +26,7 @@ use crate::sandbox::policy::Policy as Restarts;
 use crate::sandbox::pressure;
 
 mod access;
+mod brains;
 mod defaults;
 mod fault;
 mod listen;
@@ -66,6 +68,10 @@ pub struct Config {
     pub image: ImageConfig,
     /// What sandboxes may reach.
     pub network: NetworkConfig,
+    /// The programs that think.
+    pub brains: Vec<BrainConfig>,
+    /// Who serves their models.
+    pub model: ModelConfig,
     /// What makes the containers.
     pub engine: EngineConfig,
 }

@@ -31,6 +31,8 @@ use crate::session::Sessions;
 use crate::store::Store;
 use crate::telemetry::chain;
 use crate::webhook::{self, Reach, Webhooks};
+use brains::brains;
+pub use brains::cages;
 use directory::{lock_state, open_store};
 use engines::start_engine;
 pub use error::DaemonError;
@@ -41,6 +43,7 @@ use strangers::remove_strangers;
 pub use strangers::{Sweep, Swept, sweep};
 use web::Web;
 
+mod brains;
 mod directory;
 mod engines;
 mod error;
@@ -106,7 +109,8 @@ impl Daemon {
             let previews = previews.clone();
             move |sandbox: &SandboxId, port| Some(previews.links(sandbox, port).url).filter(|url| !url.is_empty())
         });
-        let sessions = Sessions::open(store.clone(), credentials, sandboxes.clone(), contents, preview).await;
+        let brains = brains(config, is_root);
+        let sessions = Sessions::open(store.clone(), credentials, sandboxes.clone(), contents, preview, brains).await;
         let sessions = sessions.map_err(DaemonError::Sessions)?;
         let webhooks = open_webhooks(config, store.clone(), sessions.clone(), sealer).await?;
         let services = Services {

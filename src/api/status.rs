@@ -252,6 +252,7 @@ impl From<SessionError> for Fault {
             SessionError::Busy { .. } => (Code::ResourceExhausted, ErrorReason::TooManyRequests),
             SessionError::Store(StoreError::Full { .. }) => (Code::ResourceExhausted, ErrorReason::DiskFull),
             SessionError::Store(StoreError::Locked { .. }) => (Code::Unavailable, ErrorReason::InternalFault),
+            SessionError::Runtime(_) => (Code::FailedPrecondition, ErrorReason::RuntimeUnavailable),
             SessionError::Store(_) | SessionError::Content(_) | SessionError::Record { .. } => {
                 (Code::Internal, ErrorReason::InternalFault)
             }

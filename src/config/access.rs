@@ -136,6 +136,8 @@ impl Config {
             ("image", self.image != new.image),
             ("engine", self.engine != new.engine),
             ("health", self.health != new.health),
+            ("brain", self.brains != new.brains),
+            ("model", self.model != new.model),
             ("tls", self.tls.is_some() != new.tls.is_some()),
             ("limits.connections", self.limits.connections != new.limits.connections),
         ];

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{CgroupUse, EngineKind, LogFormat, PullPolicy, UserNamespace};
+use crate::runtime::{Kind, claude, codex};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -186,6 +187,24 @@ pub(super) const NETWORK_MODE: &str = "own";
 pub(super) const PULL: PullPolicy = PullPolicy::Missing;
 /// Whoever has configured Docker knows best.
 pub(super) const USER_NAMESPACE: UserNamespace = UserNamespace::Engine;
+
+/// The version of a runtime that the tests are run with. Others speak other dialects.
+pub(super) const fn tested(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Claude => claude::VERSION,
+        Kind::Codex => codex::VERSION,
+        Kind::Script => env!("CARGO_PKG_VERSION"),
+    }
+}
+/// The providers themselves.
+pub(super) const ANTHROPIC_URL: &str = "https://api.anthropic.com";
+pub(super) const OPENAI_URL: &str = "https://api.openai.com";
+/// A model that has read a long text may think for a minute before its first word.
+pub(super) const MODEL_FIRST_BYTE: Duration = Duration::from_secs(120);
+/// Providers send signs of life every few seconds.
+pub(super) const MODEL_IDLE: Duration = Duration::from_secs(120);
+/// The runtimes wait for ten minutes by themselves.
+pub(super) const MODEL_TIMEOUT_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(540);
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)

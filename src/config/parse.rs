@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::access;
+use super::brains;
 use super::section::{self, Section, choice, integer, limit, number, text};
 use super::value::{
     credentials, directory, docker_name, domain, duration, expected, filter, host, image_reference, listen_address,
@@ -44,6 +45,8 @@ pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environmen
             runtime: root.section("runtime", runtime),
             image: root.section("image", image),
             network: root.section("network", network),
+            brains: root.section("brain", brains::brains),
+            model: root.section("model", brains::model),
             engine,
             state_dir,
         }

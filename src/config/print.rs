@@ -15,7 +15,8 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let first =
             [self.listening(), self.http(), self.log(), self.sandbox(), self.run(), self.runtime(), self.image()];
-        let rest = [self.network(), self.engine(), self.docker(), self.limits(), self.access()];
+        let rest =
+            [self.network(), self.brains(), self.model(), self.engine(), self.docker(), self.limits(), self.access()];
         [&first[..], &rest].concat().join("\n")
     }
 
@@ -301,7 +302,7 @@ pub(super) fn size(bytes: u64) -> String {
     text(&units::format_size(bytes))
 }
 
-fn duration(duration: Duration) -> String {
+pub(super) fn duration(duration: Duration) -> String {
     text(&units::format_duration(duration))
 }
 

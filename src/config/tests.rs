@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::network::policy::Allow;
+use crate::runtime::{Kind, codex};
 
 fn root() -> Environment {
     Environment { is_root: true, ..Environment::default() }
@@ -129,6 +130,18 @@ ceiling_allow = ['*.example.com', 'example.com']
 reachable = ['10.1.0.0/16', 'fd00::/64']
 subnet = '100.64.0.0/24'
 preview_domain = 'Preview.Example.com'
+[brain]
+npm = '/opt/npm'
+[brain.claude]
+program = '/opt/claude'
+versions = ['1.0', '2.1.330']
+[model]
+first_byte_timeout = '20s'
+idle_timeout = '10s'
+[model.anthropic]
+base_url = 'http://models.local:8080/a/'
+[model.openai]
+base_url = 'https://models.example'
 [engine]
 kind = 'native'
 cgroup = 'off'
@@ -211,6 +224,24 @@ audit = '/audit'
             subnet: "100.64.0.0/24".parse().unwrap(),
             preview_domain: "preview.example.com".to_owned(),
         },
+        brains: vec![
+            BrainConfig {
+                kind: Kind::Claude,
+                program: Some("/opt/claude".into()),
+                versions: vec!["1.0".to_owned(), "2.1.330".to_owned()],
+            },
+            BrainConfig {
+                kind: Kind::Codex,
+                program: config.brains[1].program.clone().filter(|path| path.starts_with("/opt/npm/node_modules")),
+                versions: vec![codex::VERSION.to_owned()],
+            },
+        ],
+        model: ModelConfig {
+            first_byte_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(10),
+            anthropic: ProviderConfig { base_url: "http://models.local:8080/a".to_owned() },
+            openai: ProviderConfig { base_url: "https://models.example".to_owned() },
+        },
         engine: EngineConfig {
             kind: EngineKind::Native,
             cgroup: CgroupUse::Off,
@@ -263,6 +294,11 @@ kind = 'podman'
 #[test]
 fn each_wrong_value_is_one_fault_of_its_own_key() {
     for (key, value) in [
+        ("brain.npm", "'npm'"),
+        ("brain.codex.versions", "['latest']"),
+        ("model.idle_timeout", "'0s'"),
+        ("model.openai.base_url", "'models.example'"),
+        ("model.anthropic.base_url", "'https://user@models.example'"),
         ("state_dir", "'state'"),
         ("state_dir", "\"/a\\u0000\""),
         ("grpc", "[]"),

@@ -92,8 +92,14 @@ pub struct Usage {
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// The guest does not listen.
-    #[error("listen on port {} inside", proxy::PORT)]
-    Guest(#[source] GuestError),
+    #[error("listen on port {port} inside")]
+    Guest {
+        /// On which port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: GuestError,
+    },
     /// The listener is of no use.
     #[error("accept connections from inside")]
     Listener(#[source] io::Error),
@@ -115,7 +121,7 @@ impl Network {
         outside: Arc<Outside>,
     ) -> Result<Self, NetworkError> {
         let listener = match &policy {
-            Policy::Proxy(_) => Some(listen(&guest).await?),
+            Policy::Proxy(_) => Some(listen(&guest, proxy::PORT).await?),
             Policy::None | Policy::Nat | Policy::Host => None,
         };
         let shared = Shared {
@@ -170,6 +176,14 @@ impl Network {
         }
     }
 
+    /// Listens on a port of the sandbox's loopback, for what goes on inside; the same port again is the same listener.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    pub async fn listen(&self, port: u16) -> Result<TcpListener, NetworkError> {
+        listen(&self.shared.guest, port).await
+    }
+
     /// Connects to a port of the sandbox's loopback: over IPv4, and over IPv6 if nobody listens there. The sandbox has to
     /// be awake.
     ///
@@ -211,8 +225,8 @@ impl Network {
     }
 }
 
-async fn listen(guest: &Guest) -> Result<TcpListener, NetworkError> {
-    let listener = guest.listen(proxy::PORT).await.map_err(NetworkError::Guest)?;
+async fn listen(guest: &Guest, port: u16) -> Result<TcpListener, NetworkError> {
+    let listener = guest.listen(port).await.map_err(|source| NetworkError::Guest { port, source })?;
     TcpListener::from_std(listener.into()).map_err(NetworkError::Listener)
 }
 

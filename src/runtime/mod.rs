@@ -13,6 +13,10 @@
 //! | file | owns |
 //! |---|---|
 //! | `process` | a brain's process: starting it, its lines, its end |
+//! | `again` | what a brain is told that goes on in a new process (pure) |
+//! | `cage` | what the sandboxes of brains are made of (`elf`: what a program needs beside itself) |
+//! | `claude` | Claude Code, over its stream of JSON |
+//! | `codex` | Codex, over its app server |
 //! | `script` | the brain that follows a script: no model, no key |
 //!
 //! The rules between a session and a dialogue:
@@ -31,8 +35,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::ids::{EventId, TurnId};
+use crate::gateway::Provider;
+use crate::ids::{EventId, SessionId, TurnId};
 
+mod again;
+pub mod cage;
+pub mod claude;
+pub mod codex;
+mod elf;
 pub mod process;
 pub mod script;
 
@@ -42,17 +52,23 @@ pub mod script;
 pub enum Kind {
     /// Follows a script: for demonstrations and tests.
     Script,
+    /// Claude Code.
+    Claude,
+    /// Codex.
+    Codex,
 }
 
 impl Kind {
     /// All.
-    pub const ALL: [Self; 1] = [Self::Script];
+    pub const ALL: [Self; 3] = [Self::Claude, Self::Codex, Self::Script];
 
     /// Its name on every wire.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Script => "script",
+            Self::Claude => "claude",
+            Self::Codex => "codex",
         }
     }
 
@@ -67,6 +83,18 @@ impl Kind {
     pub fn runtime(self) -> &'static dyn Runtime {
         match self {
             Self::Script => &script::Script,
+            Self::Claude => &claude::Claude,
+            Self::Codex => &codex::Codex,
+        }
+    }
+
+    /// Who serves its model; `None`: it has none, and needs no program of others.
+    #[must_use]
+    pub fn provider(self) -> Option<Provider> {
+        match self {
+            Self::Script => None,
+            Self::Claude => Some(Provider::Anthropic),
+            Self::Codex => Some(Provider::OpenAi),
         }
     }
 }
@@ -74,14 +102,40 @@ impl Kind {
 /// What a brain is made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Brain<'a> {
+    /// For which session.
+    pub session: &'a SessionId,
     /// With which model.
     pub model: &'a str,
     /// What it is told before everything else.
     pub prompt: &'a str,
     /// Where our own program is in its sandbox.
     pub guest: &'a str,
+    /// What it can do.
+    pub tools: &'a [Tool],
     /// What the dialogue wanted to be remembered last.
     pub memory: Option<&'a str>,
+    /// Its sandbox has what an earlier process kept; see [`Runtime::kept`].
+    pub is_kept: bool,
+}
+
+/// Something that a brain can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tool {
+    /// By which name.
+    pub name: &'static str,
+    /// What it does, for the model.
+    pub description: &'static str,
+    /// The JSON schema of its input.
+    pub input: Value,
+}
+
+/// What a process leaves behind that has kept a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// The file, below [`STATE`].
+    pub file: String,
+    /// What it holds from when on it can be resumed. Before that, it is in the way of a new beginning.
+    pub holds: &'static str,
 }
 
 /// A process to be started.
@@ -99,6 +153,9 @@ pub struct Program {
 pub trait Runtime: Send + Sync {
     /// The process that is to be started. Its working directory is [`STATE`], where it finds what an earlier one kept.
     fn program(&self, brain: &Brain<'_>) -> Program;
+
+    /// How it is seen that an earlier process has kept the conversation; `None` where the program needs not to be told.
+    fn kept(&self, brain: &Brain<'_>) -> Option<Trace>;
 
     /// A process of it that was there before the daemon can be spoken to again.
     fn can_rejoin(&self) -> bool;
@@ -126,6 +183,8 @@ pub struct Message {
 pub struct Turn {
     /// Which.
     pub id: TurnId,
+    /// How many processes have been told it, this one among them.
+    pub attempt: u32,
     /// What it is about, oldest first.
     pub messages: Vec<Message>,
 }
@@ -202,6 +261,8 @@ pub enum Said {
     Took(EventId),
     /// Text on the way.
     Text(String),
+    /// Text at the end of its work: for the user, unless it has spoken to the user by a tool.
+    Spoke(String),
     /// It wants a tool to be used.
     Called(Call),
     /// It has used tokens since it last said so.

@@ -51,6 +51,9 @@ pub enum ProcessError {
     /// It could not be started, or an earlier one could not be ended.
     #[error("start the brain")]
     Start(#[source] RunError),
+    /// An earlier one does not end.
+    #[error("the brain of before, {0}, does not end")]
+    Before(RunId),
     /// Its output cannot be read.
     #[error("read what the brain says")]
     Output(#[source] SpoolError),
@@ -95,6 +98,9 @@ impl Process {
         // Two brains of one session would write the same state.
         for run in hands.runs().into_iter().filter(|run| run.exited().is_none()) {
             let _ = timeout(KILL_DEADLINE, run.cancel(KILL_GRACE)).await;
+            if run.exited().is_none() {
+                return Err(ProcessError::Before(run.id().clone()));
+            }
         }
         for (path, content) in program.files {
             let failed = |source| ProcessError::File { path: path.clone(), source };

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Brain, Call, Dialogue, Ending, LineError, Message, Program, Recorded, Runtime, Said, Turn, Usage};
+use super::{
+    Answer, Brain, Call, Dialogue, Ending, LineError, Message, Program, Recorded, Runtime, Said, Trace, Turn, Usage,
+};
 use crate::ids::TurnId;
 
 /// The runtime.
@@ -22,6 +24,10 @@ impl Runtime for Script {
             env: BTreeMap::new(),
             files: vec![("prompt".to_owned(), brain.prompt.as_bytes().to_vec())],
         }
+    }
+
+    fn kept(&self, _brain: &Brain<'_>) -> Option<Trace> {
+        None
     }
 
     fn can_rejoin(&self) -> bool {

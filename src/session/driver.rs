@@ -6,6 +6,7 @@
 
 mod act;
 mod hear;
+mod mind;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
@@ -18,17 +19,19 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::SessionError;
+use super::brains::Brains;
 use super::content::Contents;
 use super::event::Actor;
-use super::house::{Found, HouseError, Kept, Mind};
+use super::house::{Found, HouseError, Kept};
 use super::record::Profile;
-use super::state::{Arrival, Input, Presence, Record, State};
+use super::state::{Input, Record, State};
 use super::tools::{Finished, Note};
 use crate::credential::Credentials;
+use crate::gateway::Gateway;
 use crate::ids::{SandboxId, SessionId};
 use crate::network::Port;
 use crate::runtime::process::{Line, Process};
-use crate::runtime::{Brain, Call, Dialogue};
+use crate::runtime::{Call, Dialogue, Usage};
 use crate::sandbox::{Sandbox, Sandboxes};
 use crate::store::{Claim, Store, StoreError};
 use crate::telemetry::chain;
@@ -85,6 +88,8 @@ pub struct Context {
     pub sandboxes: Sandboxes,
     /// Says where a port is seen.
     pub preview: Preview,
+    /// What is needed to start brains.
+    pub brains: Arc<Brains>,
     /// The daemon is to end.
     pub stop: CancellationToken,
 }
@@ -101,6 +106,8 @@ pub struct Driver {
     backlog: VecDeque<Task>,
     process: Option<Process>,
     dialogue: Option<Box<dyn Dialogue>>,
+    /// The brain's door to its model, as long as it has a process.
+    gateway: Option<Gateway>,
     /// Both sandboxes, awake, while they are needed.
     kept: Option<(Kept, Kept)>,
     /// The hands' sandbox, and which of its ports are listened on.
@@ -148,6 +155,7 @@ enum Happened {
     Requested(Option<Request>),
     Noted(Option<Note>),
     Ended(Job),
+    Spent(Usage),
     Said(Line),
     Opened,
     Clock,
@@ -174,6 +182,7 @@ impl Driver {
                 backlog: VecDeque::new(),
                 process: None,
                 dialogue: None,
+                gateway: None,
                 kept: None,
                 ports: None,
                 parked: Vec::new(),
@@ -228,8 +237,8 @@ impl Driver {
         self.backlog.push_back(Task { input, waits: Waits::Nobody });
     }
 
-    /// All are cancel-safe: channels keep what was not received, jobs what was not joined, and the process keeps what it
-    /// has read of a line.
+    /// All are cancel-safe: channels keep what was not received, jobs what was not joined, the gateway what was not told, and
+    /// the process keeps what it has read of a line. Tokens come before the line that they were spent for.
     async fn wait(&mut self) -> Happened {
         let alarm =
             self.state.alarm().map(|at| Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default());
@@ -255,12 +264,19 @@ impl Driver {
                 std::future::pending().await
             }
         };
+        let spent = async {
+            match &mut self.gateway {
+                Some(gateway) => gateway.spent().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.context.stop.cancelled() => Happened::Stop,
             Some(note) = self.notes.1.recv() => Happened::Noted(Some(note)),
             Some(job) = self.jobs.join_next() => Happened::Ended(job.unwrap_or(Job::Done)),
             request = self.requests.recv() => Happened::Requested(request),
+            usage = spent => Happened::Spent(usage),
             line = said => Happened::Said(line),
             () = opened => Happened::Opened,
             () = clock => Happened::Clock,
@@ -285,64 +301,6 @@ impl Driver {
             if let Some(url) = (self.context.preview)(&sandbox, port) {
                 self.push(Input::Opened { sandbox: sandbox.clone(), port, url });
             }
-        }
-    }
-
-    fn lose_process(&mut self, why: String) {
-        self.kill();
-        self.push(Input::Gone { why });
-    }
-
-    fn kill(&mut self) {
-        self.dialogue = None;
-        if let Some(process) = self.process.take() {
-            let killing = process.kill();
-            self.jobs.spawn(async move {
-                killing.await;
-                Job::Done
-            });
-        }
-    }
-
-    fn arrived(&mut self, found: Found) {
-        let Found { house, brain, hands, lost, process } = found;
-        let (process, arrival) = match process {
-            // It has ended since: if the brain is still wanted, another one is.
-            Mind::Held if self.process.is_none() => {
-                if self.state.presence == Presence::Coming {
-                    self.fetch();
-                }
-                return;
-            }
-            Mind::Held => (None, Arrival::Held),
-            Mind::Joined(process, writer) => (Some((process, writer)), Arrival::Joined),
-            Mind::Started(process, writer) => (Some((process, writer)), Arrival::Started),
-        };
-        self.watch_ports(&hands.sandbox);
-        self.kept = Some((brain, hands));
-        if let Some((process, writer)) = process {
-            self.jobs.spawn(async move {
-                writer.write_all().await;
-                Job::Done
-            });
-            let brain = Brain {
-                model: &self.profile.spec.model,
-                prompt: &self.profile.spec.prompt,
-                guest: self.context.sandboxes.engine().guest_path(),
-                memory: house.memory.as_deref(),
-            };
-            self.dialogue = Some(self.profile.spec.runtime.runtime().dialogue(&brain));
-            self.process = Some(process);
-            match (arrival, &self.state.active) {
-                (Arrival::Started, _) => self.tell(|dialogue| dialogue.open()),
-                // Within a turn it is told that as well.
-                (Arrival::Joined, None) => self.tell(|dialogue| dialogue.rejoin(None)),
-                (Arrival::Joined, Some(_)) | (Arrival::Held, _) => {}
-            }
-        }
-        self.push(Input::Arrived { house, lost, arrival });
-        for parked in std::mem::take(&mut self.parked) {
-            self.launch(parked);
         }
     }
 

@@ -1,21 +1,33 @@
 //! Where a session lives: a sandbox for its brain, one for its hands, and the brain's process.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
+use super::brains::Brains;
 use super::state::{House, Loss};
+use super::tools::catalogue;
+use crate::gateway::{self, Provider};
 use crate::hands::Hands;
+use crate::hands::files::{FileError, ReadPart, ReadRange};
 use crate::ids::{SandboxId, SessionId};
 use crate::image::ImageRef;
+use crate::network::NetworkError;
+use crate::network::policy::Policy;
+use crate::runtime::cage::{self, CageError};
 use crate::runtime::process::{Process, ProcessError, Writer};
-use crate::runtime::{Brain, Runtime};
+use crate::runtime::{Brain, Kind, STATE, Trace};
 use crate::sandbox::{Lease, Sandbox, SandboxError, Sandboxes, Wish};
 
 /// How long a sandbox that was lost may take to be removed before the new one is made. What is left then the engine's next
 /// look removes.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How much of what a brain kept is looked at, in bytes: the longest first message, told twice, is shorter.
+const MAX_LOOK: u64 = 4 << 20;
 
 /// Why a session has nowhere to live.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +44,24 @@ pub enum HouseError {
     /// The brain cannot be started.
     #[error("the brain's process")]
     Process(#[source] ProcessError),
+    /// What an earlier process kept cannot be looked at.
+    #[error("what the brain kept")]
+    Kept(#[source] FileError),
+    /// There is nothing to make the brain's sandbox of.
+    #[error("the brain's program")]
+    Cage(#[source] CageError),
+    /// The brain has no door to its model.
+    #[error("the brain's door to its model")]
+    Door(#[source] NetworkError),
+}
+
+/// A brain's way to its model, to be opened.
+#[derive(Debug)]
+pub struct Door {
+    /// Where the brain asks.
+    pub listener: TcpListener,
+    /// Who answers.
+    pub provider: Provider,
 }
 
 /// A sandbox that is awake as long as this is held.
@@ -65,8 +95,8 @@ pub enum Mind {
     Held,
     /// One of before the daemon.
     Joined(Process, Writer),
-    /// A new one.
-    Started(Process, Writer),
+    /// A new one, and its door if it has a model.
+    Started(Process, Writer, Option<Door>),
 }
 
 /// What is needed to find or make it.
@@ -79,8 +109,10 @@ pub struct Search {
     pub house: House,
     /// What the hands' sandbox is made of; `None`: the node's default.
     pub image: Option<ImageRef>,
+    /// What is needed to start it.
+    pub brains: Arc<Brains>,
     /// What thinks.
-    pub runtime: &'static dyn Runtime,
+    pub kind: Kind,
     /// With which model.
     pub model: String,
     /// With which prompt.
@@ -98,8 +130,8 @@ impl Search {
         let (mut lost, mut lost_brain) = (Vec::new(), Vec::new());
         // Both at once: what they wait for is the disk more than the processor.
         let (hands, brain) = tokio::join!(
-            self.keep("hands", self.house.hands.as_ref(), self.image.clone(), &mut lost),
-            self.keep("brain", self.house.brain.as_ref(), None, &mut lost_brain),
+            self.keep(Role::Hands, self.house.hands.as_ref(), &mut lost),
+            self.keep(Role::Brain, self.house.brain.as_ref(), &mut lost_brain),
         );
         let (hands, brain) = (hands?, brain?);
         lost.append(&mut lost_brain);
@@ -110,34 +142,50 @@ impl Search {
         let process = if self.has_process && is_same_sandbox {
             Mind::Held
         } else {
-            self.find_process(&brain.hands, &mut house, is_same_sandbox).await?
+            self.find_process(&brain, &mut house, is_same_sandbox).await?
         };
         Ok(Found { house, brain, hands, lost, process })
     }
 
-    async fn find_process(&self, hands: &Hands, house: &mut House, is_same_sandbox: bool) -> Result<Mind, HouseError> {
-        if let Some(run) = self.house.run.as_ref().filter(|_| is_same_sandbox && self.runtime.can_rejoin())
+    async fn find_process(&self, kept: &Kept, house: &mut House, is_same_sandbox: bool) -> Result<Mind, HouseError> {
+        let (hands, runtime) = (&kept.hands, self.kind.runtime());
+        if let Some(run) = self.house.run.as_ref().filter(|_| is_same_sandbox && runtime.can_rejoin())
             && let Some((process, writer)) = Process::rejoin(hands, run, house.cursor).map_err(HouseError::Process)?
         {
             return Ok(Mind::Joined(process, writer));
         }
-        let guest = self.sandboxes.engine().guest_path();
-        let brain = Brain { model: &self.model, prompt: &self.prompt, guest, memory: self.house.memory.as_deref() };
-        let program = self.runtime.program(&brain);
+        let (guest, tools) = (self.sandboxes.engine().guest_path(), catalogue());
+        let mut brain = Brain {
+            session: &self.session,
+            model: &self.model,
+            prompt: &self.prompt,
+            guest,
+            tools: &tools,
+            memory: house.memory.as_deref(),
+            is_kept: false,
+        };
+        if let Some(trace) = runtime.kept(&brain) {
+            brain.is_kept = is_kept(hands, trace).await.map_err(HouseError::Kept)?;
+        }
+        let door = self.door(&kept.sandbox).await?;
+        let program = runtime.program(&brain);
         let (process, writer) = Process::start(hands, program).await.map_err(HouseError::Process)?;
         (house.run, house.cursor) = (Some(process.id().clone()), 0);
-        Ok(Mind::Started(process, writer))
+        Ok(Mind::Started(process, writer, door))
+    }
+
+    /// The way of a brain to its model, if it has one.
+    async fn door(&self, brain: &Sandbox) -> Result<Option<Door>, HouseError> {
+        let Some(provider) = self.kind.provider() else { return Ok(None) };
+        let network = brain.network().map_err(|source| HouseError::Sandbox { role: "brain", source })?;
+        let listener = network.listen(gateway::PORT).await.map_err(HouseError::Door)?;
+        Ok(Some(Door { listener, provider }))
     }
 
     /// A sandbox, awake: the one of before if it is still there, else a new one.
-    async fn keep(
-        &self,
-        role: &'static str,
-        before: Option<&SandboxId>,
-        image: Option<ImageRef>,
-        lost: &mut Vec<Loss>,
-    ) -> Result<Kept, HouseError> {
-        let failed = |source| HouseError::Sandbox { role, source };
+    async fn keep(&self, role: Role, before: Option<&SandboxId>, lost: &mut Vec<Loss>) -> Result<Kept, HouseError> {
+        let name = role.name();
+        let failed = |source| HouseError::Sandbox { role: name, source };
         if let Some(id) = before {
             let why = match self.sandboxes.get(id) {
                 Ok(sandbox) => match sandbox.awake().await {
@@ -151,11 +199,20 @@ impl Search {
                 },
                 Err(error) => error,
             };
-            lost.push(Loss { role, sandbox: id.clone(), why: why.to_string() });
+            lost.push(Loss { role: name, sandbox: id.clone(), why: why.to_string() });
         }
-        let labels = [("handsd.session", self.session.as_str()), ("handsd.role", role)];
+        let wish = self.wish(role).await?;
+        // The same one again, if the daemon was killed before the session knew of it.
+        let key = format!("{}/{name}/{}", self.session, before.map_or("", SandboxId::as_str));
+        let sandbox = self.sandboxes.create(wish, Some(key)).await.map_err(failed)?;
+        let (hands, lease) = sandbox.awake().await.map_err(failed)?;
+        Ok(Kept { sandbox, hands, _lease: lease })
+    }
+
+    async fn wish(&self, role: Role) -> Result<Wish, HouseError> {
+        let labels = [("handsd.session", self.session.as_str()), ("handsd.role", role.name())];
         let wish = Wish {
-            image,
+            image: None,
             env: BTreeMap::new(),
             labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
             limits: Default::default(),
@@ -167,10 +224,54 @@ impl Search {
             secrets: Vec::new(),
             secrets_digest: String::new(),
         };
-        // The same one again, if the daemon was killed before the session knew of it.
-        let key = format!("{}/{role}/{}", self.session, before.map_or("", SandboxId::as_str));
-        let sandbox = self.sandboxes.create(wish, Some(key)).await.map_err(failed)?;
-        let (hands, lease) = sandbox.awake().await.map_err(failed)?;
-        Ok(Kept { sandbox, hands, _lease: lease })
+        let cage = match role {
+            Role::Hands => return Ok(Wish { image: self.image.clone(), ..wish }),
+            Role::Brain => self.brains.cages.image(self.kind).await.map_err(HouseError::Cage)?,
+        };
+        // A brain has no network, whatever the node gives to others.
+        let network = Some(Policy::None);
+        let user = cage.is_some().then(|| cage::USER.to_owned());
+        Ok(Wish { image: cage, user, network, ..wish })
+    }
+}
+
+/// Whether an earlier process has kept the conversation. What it began to keep and cannot be resumed is in the way of a new
+/// beginning, and removed; where that is not sure, nothing is.
+async fn is_kept(hands: &Hands, trace: Trace) -> Result<bool, FileError> {
+    let path = format!("{STATE}/{}", trace.file);
+    let range = ReadRange::Bytes { offset: 0, limit: Some(MAX_LOOK) };
+    let mut reading = match hands.files().read(&path, range).await {
+        Ok(reading) => reading,
+        Err(FileError::NotFound { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let (mut bytes, mut is_all) = (Vec::new(), false);
+    while let Some(part) = reading.next().await? {
+        match part {
+            ReadPart::Data(data) => bytes.extend_from_slice(&data),
+            ReadPart::End(end) => is_all = end.eof,
+        }
+    }
+    let word = trace.holds.as_bytes();
+    let is_kept = !is_all || bytes.windows(word.len()).any(|window| window == word);
+    if !is_kept {
+        hands.files().remove(&path).await?;
+    }
+    Ok(is_kept)
+}
+
+/// What a sandbox is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Brain,
+    Hands,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Brain => "brain",
+            Self::Hands => "hands",
+        }
     }
 }

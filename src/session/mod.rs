@@ -21,6 +21,7 @@
 //! | `look`, `agents` | the rest of [`Sessions`]: what only the store is asked |
 //! | `wish`, `record` | what callers want, checked; what the store keeps, and what callers see of it |
 //! | `house` | the two sandboxes and the brain's process |
+//! | `brains` | what is needed to start one |
 //! | [`tools`] | what the brain can do |
 //! | `log` | events on their way into the store and out of it |
 //! | `content` | bodies that are too long for the store |
@@ -39,10 +40,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::credential::CredentialError;
 use crate::ids::{AgentId, EventId, SessionId, TurnId};
+use crate::runtime::cage::CageError;
 use crate::store::StoreError;
 
 pub mod agent;
 mod agents;
+mod brains;
 mod content;
 mod driver;
 pub mod event;
@@ -59,6 +62,7 @@ mod wish;
 
 pub use agent::{Agent, AgentChange, AgentSpec, KeyChoice, Limits};
 pub use agents::{AgentMade, AgentName};
+pub use brains::Brains;
 pub use content::ContentError;
 pub use event::{Actor, ActorKind, Event, Level};
 pub use log::EventQuery;
@@ -118,6 +122,9 @@ pub enum SessionError {
         /// How many.
         limit: usize,
     },
+    /// The agent's runtime cannot be started on this node.
+    #[error("the runtime of the agent")]
+    Runtime(#[source] CageError),
     /// The store failed.
     #[error("the store of sessions")]
     Store(#[source] StoreError),

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::brains::Brains;
 use super::content::Contents;
 use super::driver::{Context, Driver, Post, Preview, Reply, Request};
 use super::record::{DISPOSING, Profile, Session, column, json};
@@ -74,9 +75,10 @@ impl Sessions {
         sandboxes: Sandboxes,
         contents: PathBuf,
         preview: Preview,
+        brains: Brains,
     ) -> Result<Self, SessionError> {
         let (contents, stop) = (Contents::new(contents), CancellationToken::new());
-        let context = Context { store, credentials, contents, sandboxes, preview, stop };
+        let context = Context { store, credentials, contents, sandboxes, preview, brains: Arc::new(brains), stop };
         let shared = Shared { context, drivers: Mutex::default(), tasks: TaskTracker::new() };
         let this = Self { shared: Arc::new(shared) };
         for status in [Status::Queued.name(), Status::Running.name(), DISPOSING] {
@@ -119,10 +121,12 @@ impl Sessions {
     /// Makes a session, which begins to work on its input.
     ///
     /// # Errors
-    /// [`SessionError::Invalid`], [`SessionError::UnknownAgent`], [`SessionError::Conflict`], [`SessionError::Store`].
+    /// [`SessionError::Invalid`], [`SessionError::UnknownAgent`], [`SessionError::Runtime`], [`SessionError::Conflict`],
+    /// [`SessionError::Store`].
     pub async fn create(&self, wish: NewSession) -> Result<Created, SessionError> {
         check_wish(&wish)?;
         let agent = self.agent(&wish.agent).await?;
+        self.shared.context.brains.cages.check(agent.spec.runtime).await.map_err(SessionError::Runtime)?;
         let digest = wish_digest(&wish);
         let id = SessionId::random();
         let claim = |scope: &str, key: &Option<String>| {

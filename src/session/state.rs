@@ -137,6 +137,9 @@ pub struct Active {
     pub messages: Vec<(u64, bool)>,
     /// The brain has asked something.
     pub has_asked: bool,
+    /// The brain has spoken to the user by a tool, so that its last words are not for the user.
+    #[serde(default)]
+    pub has_spoken: bool,
     /// When it has taken too long, in milliseconds since 1970.
     pub deadline_ms: u64,
     /// Why it is to end, and when the brain's time for that is over, in milliseconds since 1970.
@@ -258,6 +261,7 @@ impl Step<'_> {
                 self.state.silent_at_ms = None;
                 self.said(said);
             }
+            Input::Spent(usage) => self.spent(usage),
             Input::Gone { why } => self.gone(&why),
             Input::Began(id, sandbox, run) => self.began(&id, &sandbox, &run),
             Input::Output { id, to, body } => self.told(&id, to, body),

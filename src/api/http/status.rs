@@ -39,6 +39,7 @@ fn status(code: Code, reason: ErrorReason) -> StatusCode {
         (_, ErrorReason::HibernateUnsupported | ErrorReason::LimitUnsupported) => StatusCode::NOT_IMPLEMENTED,
         (Code::InvalidArgument | Code::OutOfRange, _) => StatusCode::BAD_REQUEST,
         (Code::NotFound, _) => StatusCode::NOT_FOUND,
+        (_, ErrorReason::RuntimeUnavailable) => StatusCode::UNPROCESSABLE_ENTITY,
         (Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted, _) => StatusCode::CONFLICT,
         (Code::PermissionDenied, _) => StatusCode::FORBIDDEN,
         (Code::Unauthenticated, _) => StatusCode::UNAUTHORIZED,

@@ -1,5 +1,6 @@
 //! What follows from inputs is done.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio_util::sync::CancellationToken;
@@ -64,8 +65,9 @@ impl Driver {
             session: self.id.clone(),
             house: self.state.house.clone(),
             image: spec.image.parse().ok(),
-            runtime: spec.runtime.runtime(),
-            model: spec.model.clone(),
+            brains: Arc::clone(&self.context.brains),
+            kind: spec.runtime,
+            model: spec.model_name().to_owned(),
             prompt: spec.prompt.clone(),
             has_process: self.process.as_ref().is_some_and(Process::is_alive),
         };
@@ -89,7 +91,8 @@ impl Driver {
 
     /// A turn with the texts of its messages.
     pub(super) async fn turn(&self, id: TurnId, messages: Vec<(u64, bool)>) -> Result<Turn, SessionError> {
-        let mut turn = Turn { id, messages: Vec::with_capacity(messages.len()) };
+        let attempt = self.state.active.as_ref().map_or(1, |active| active.turn.attempts);
+        let mut turn = Turn { id, attempt, messages: Vec::with_capacity(messages.len()) };
         for (seq, is_taken) in messages {
             turn.messages.push(self.message(seq, is_taken).await?);
         }
@@ -160,7 +163,7 @@ impl Driver {
 
     /// Removes the sandboxes; the log stays.
     pub(super) fn dispose(&mut self) {
-        (self.kept, self.dialogue, self.process) = (None, None, None);
+        (self.kept, self.dialogue, self.gateway, self.process) = (None, None, None, None);
         let House { brain, hands, .. } = &self.state.house;
         let sandboxes: Vec<Sandbox> =
             [brain, hands].into_iter().flatten().filter_map(|id| self.context.sandboxes.get(id).ok()).collect();

@@ -30,6 +30,7 @@ impl Driver {
                 }
                 self.ended(job);
             }
+            Happened::Spent(usage) => self.push(Input::Spent(usage)),
             Happened::Said(line) => {
                 self.said(line);
                 while self.backlog.len() < BATCH

@@ -135,6 +135,13 @@ impl Step<'_> {
             Said::Text(text) => {
                 self.emit(NewEvent::agent(Level::Progress, "agent.message", json!({ "text": text })));
             }
+            Said::Spoke(text) => {
+                if self.state.active.as_ref().is_some_and(|active| !active.has_spoken) {
+                    self.speak(json!({ "text": text }));
+                } else {
+                    self.emit(NewEvent::agent(Level::Progress, "agent.message", json!({ "text": text })));
+                }
+            }
             Said::Called(call) => self.called(call),
             Said::Spent(usage) => self.spent(usage),
             Said::Ended(ending) => self.ended(ending),

@@ -59,6 +59,7 @@ impl Step<'_> {
             "say" => match text_of(&call.input, "text") {
                 Ok(text) => {
                     self.speak(json!({ "text": text }));
+                    self.has_spoken();
                     self.settle(&call.id, Answer::ok("delivered"));
                 }
                 Err(answer) => self.settle(&call.id, answer),
@@ -66,6 +67,7 @@ impl Step<'_> {
             "ask" => match text_of(&call.input, "question") {
                 Ok(question) => {
                     self.speak(json!({ "text": question, "awaiting_input": true }));
+                    self.has_spoken();
                     if let Some(active) = &mut self.state.active {
                         active.has_asked = true;
                     }
@@ -91,6 +93,12 @@ impl Step<'_> {
         let id = EventId::of(self.rules.session, seq);
         if let Some(active) = &mut self.state.active {
             active.turn.result = Some(id);
+        }
+    }
+
+    fn has_spoken(&mut self) {
+        if let Some(active) = &mut self.state.active {
+            active.has_spoken = true;
         }
     }
 

@@ -6,7 +6,7 @@ use super::super::event::{Actor, NewEvent};
 use super::super::turn::Turn;
 use super::{House, Record};
 use crate::ids::{RunId, SandboxId, TurnId};
-use crate::runtime::{Answer, Call, Said};
+use crate::runtime::{Answer, Call, Said, Usage};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,8 @@ pub enum Input {
     },
     /// The brain said something, up to this cursor.
     Said(Said, u64),
+    /// The brain's model used tokens, as the gateway counts them.
+    Spent(Usage),
     /// The brain's process has ended, or could not be started.
     Gone {
         /// Why, for people.

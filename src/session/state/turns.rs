@@ -48,7 +48,8 @@ impl Step<'_> {
         self.out.forget_calls = true;
         let id = turn.id.clone();
         self.keep_turn(turn.clone());
-        let active = Active { turn, messages, has_asked: false, deadline_ms, closing: None, ended: None };
+        let active =
+            Active { turn, messages, has_asked: false, has_spoken: false, deadline_ms, closing: None, ended: None };
         self.state.active = Some(active);
         self.emit(NewEvent::system(Level::Progress, "turn.started", body));
         id

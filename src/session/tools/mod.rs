@@ -26,8 +26,11 @@ use crate::sandbox::{Lease, Sandbox, SandboxError};
 
 mod bash;
 pub mod bound;
+mod catalogue;
 mod files;
 mod search;
+
+pub use catalogue::catalogue;
 
 /// The longest that a tool which only moves bytes may take: past it the sandbox's file system hangs.
 const FILE_DEADLINE: Duration = Duration::from_secs(60);

@@ -1,0 +1,34 @@
+//! From the configuration to what sessions need to start brains.
+
+use std::sync::Arc;
+
+use crate::config::{Config, EngineKind};
+use crate::gateway::{Models, Settings};
+use crate::runtime::cage::{Cages, Installed};
+use crate::session::Brains;
+
+/// What sessions need to start brains.
+pub(super) fn brains(config: &Config, is_root: bool) -> Brains {
+    let model = &config.model;
+    let settings = Settings {
+        anthropic: model.anthropic.base_url.clone(),
+        openai: model.openai.base_url.clone(),
+        first_byte: model.first_byte_timeout,
+        idle: model.idle_timeout,
+    };
+    Brains { cages: cages(config, is_root), models: Arc::new(Models::new(settings)) }
+}
+
+/// What the sandboxes of brains are made of.
+#[must_use]
+pub fn cages(config: &Config, is_root: bool) -> Cages {
+    let installed = config.brains.iter().filter_map(|brain| {
+        let program = brain.program.clone()?;
+        Some(Installed { kind: brain.kind, program, versions: brain.versions.clone() })
+    });
+    let engine = match config.engine.kind {
+        EngineKind::Native => "native",
+        EngineKind::Docker => "docker",
+    };
+    Cages::new(config.state_dir.join("brains"), engine, is_root, installed.collect())
+}
