@@ -2,15 +2,18 @@
 //!
 //! [`probe()`] looks at the host and changes nothing on it: it reads files and asks Docker's socket for a sign of life.
 //! [`report()`] judges what was seen and is pure, and so is [`render()`], which prints the judgement for people.
+//! [`brains()`] asks the programs that think for their versions.
 
 use std::fmt;
 use std::path::PathBuf;
 
+pub use brains::brains;
 pub use docker::Docker;
 pub use probe::probe;
 pub use render::render;
 pub use report::{Finding, State, report};
 
+mod brains;
 mod docker;
 mod probe;
 mod proc;

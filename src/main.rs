@@ -42,6 +42,9 @@ enum Command {
     },
     /// Say what this host can do, and how to mend what it cannot
     Check {
+        /// The configuration, of which it is told whether the runtimes in it would start
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Where state is to be kept
         #[arg(long, value_name = "DIR")]
         state_dir: Option<PathBuf>,
@@ -99,11 +102,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(serve(&config, load, &filter, end))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check { state_dir } => {
+        Command::Check { config, state_dir } => {
             let overrides = Overrides { state_dir, ..Overrides::default() };
-            let config = Config::load(None, &overrides, &Environment::current())?;
+            let environment = Environment::current();
+            let config = Config::load(config.as_deref(), &overrides, &environment)?;
             let docker_host = std::env::var("DOCKER_HOST").ok();
-            let findings = check::report(&check::probe(&config.state_dir, docker_host.as_deref()));
+            let mut findings = check::report(&check::probe(&config.state_dir, docker_host.as_deref()));
+            let cages = daemon::cages(&config, environment.is_root);
+            findings.extend(runtime()?.block_on(check::brains(&cages)));
             print!("{}", check::render(&findings, Colour::of(&std::io::stdout())));
             let is_lacking = findings.iter().any(|finding| finding.state == check::State::Lacking);
             Ok(if is_lacking { ExitCode::FAILURE } else { ExitCode::SUCCESS })
