@@ -13,6 +13,7 @@
 //! | `http` | [`http::Http`]: a daemon with the HTTP surface, and a client of it |
 //! | `probe` | a GET without a key, and what comes back |
 //! | `leftovers` | what a daemon can leave behind, and how it is removed |
+//! | `model` | [`Model`]: a model that says what a test wants, to programs that take it for a provider's |
 //! | `session` | [`Session`]: a session of a scripted agent, whose log is held to its contract as it is read |
 //! | `sse` | a session's event stream over a plain connection |
 //! | `process` | what /proc says of a process |
@@ -29,6 +30,7 @@ pub use daemon::{Daemon, Options};
 pub use disk::Disk;
 pub use engine::{Engine, only_native};
 pub use files::Files;
+pub use model::{Model, Step};
 pub use run::{Outcome, Running};
 pub use sandbox::{Sandbox, argv, shell};
 pub use session::Session;
@@ -41,6 +43,7 @@ pub mod engine;
 pub mod files;
 pub mod http;
 pub mod leftovers;
+mod model;
 pub mod probe;
 pub mod process;
 pub mod rootfs;

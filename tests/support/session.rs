@@ -47,6 +47,13 @@ impl Session {
         Self { id: made.id, sessions }
     }
 
+    /// One of an agent that is there.
+    pub async fn of_agent(daemon: &Daemon, request: CreateSessionRequest) -> Self {
+        let sessions = daemon.sessions();
+        let made = sessions.clone().create(request).await.expect("a session is made").into_inner();
+        Self { id: made.id, sessions }
+    }
+
     /// The same over another connection, such as one to the next daemon.
     pub fn again(&self, daemon: &Daemon) -> Self {
         Self { id: self.id.clone(), sessions: daemon.sessions() }

@@ -1,0 +1,111 @@
+//! A daemon, a model, and an agent whose brain is a real program.
+
+use std::path::PathBuf;
+
+use handsd::api::proto::{
+    BashRequest, CancelSessionRequest, CreateAgentRequest, CreateCredentialRequest, CreateSessionRequest, SessionLimits,
+};
+
+use crate::support::{Daemon, Model, Options, Session, Step, process};
+
+/// The agent's credential, which must be nowhere but with the model.
+pub const CREDENTIAL: &str = "sk-of-the-agent-4c1f0b";
+
+/// All of it.
+pub struct Lab {
+    /// The daemon.
+    pub daemon: Daemon,
+    /// The model.
+    pub model: Model,
+}
+
+/// Where npm has installed the programs.
+fn npm() -> Option<PathBuf> {
+    let directory = std::env::var_os("HANDSD_NPM").map(PathBuf::from).filter(|path| path.join("node_modules").is_dir());
+    if directory.is_none() {
+        println!("skipped: HANDSD_NPM names no directory in which npm has installed the runtimes");
+    }
+    directory
+}
+
+impl Lab {
+    /// With a model that does this; `None` where the programs are not there.
+    pub async fn start(runtime: &str, steps: impl IntoIterator<Item = Step>) -> Option<Self> {
+        Self::configured(runtime, steps, "").await
+    }
+
+    /// The same with more configuration. Timeouts of models are short.
+    pub async fn configured(runtime: &str, steps: impl IntoIterator<Item = Step>, more: &str) -> Option<Self> {
+        let npm = npm()?;
+        let model = Model::start(steps).await;
+        let config = format!(
+            "{more}\n[brain]\nnpm = '{npm}'\n[model]\nfirst_byte_timeout = '5s'\nidle_timeout = '5s'\n\
+             [model.anthropic]\nbase_url = '{url}'\n[model.openai]\nbase_url = '{url}'\n",
+            npm = npm.display(),
+            url = model.url,
+        );
+        let daemon = Daemon::start_with(Options { config, ..Options::default() }).await?;
+        let key = CreateCredentialRequest {
+            provider: if runtime == "claude" { "anthropic" } else { "openai" }.to_owned(),
+            name: "of-the-lab".to_owned(),
+            key: CREDENTIAL.to_owned(),
+            ..Default::default()
+        };
+        daemon.sessions().create_credential(key).await.expect("a credential is kept");
+        let agent = CreateAgentRequest {
+            name: "brain".to_owned(),
+            runtime: runtime.to_owned(),
+            model: "scripted-model".to_owned(),
+            prompt: "You are the brain of a test.".to_owned(),
+            credential: "of-the-lab".to_owned(),
+            ..Default::default()
+        };
+        daemon.sessions().create_agent(agent).await.expect("an agent is made");
+        Some(Self { daemon, model })
+    }
+
+    /// A session that begins with a message.
+    pub async fn session(&self, input: &str) -> Session {
+        self.limited(input, SessionLimits::default()).await
+    }
+
+    /// One with limits.
+    pub async fn limited(&self, input: &str, limits: SessionLimits) -> Session {
+        let request = CreateSessionRequest {
+            agent: "brain".to_owned(),
+            input: input.to_owned(),
+            limits: Some(limits),
+            ..Default::default()
+        };
+        Session::of_agent(&self.daemon, request).await
+    }
+
+    /// Has the turn end.
+    pub async fn cancel(&self, session: &Session) {
+        let request = CancelSessionRequest { session_id: session.id.clone() };
+        self.daemon.sessions().cancel(request).await.expect("it is there");
+    }
+
+    /// The processes of brains, on the node.
+    pub fn brain_processes(&self) -> Vec<u32> {
+        let sandboxes = std::fs::read_dir(self.daemon.state().join("sandboxes")).expect("there are sandboxes");
+        let first = sandboxes.filter_map(|entry| {
+            let record = std::fs::read(entry.ok()?.path().join("init.json")).ok()?;
+            let record: serde_json::Value = serde_json::from_slice(&record).ok()?;
+            u32::try_from(record["pid"].as_u64()?).ok()
+        });
+        let below = first.flat_map(process::descendants).map(|(pid, _)| pid);
+        below.filter(|pid| process::command_line(*pid).contains("/opt/brain/program")).collect()
+    }
+
+    /// Runs a command where the session has its hands.
+    pub async fn in_hands(&self, session: &Session, command: &str) {
+        let request = BashRequest {
+            sandbox_id: session.get().await.hands_sandbox_id,
+            command: Some(command.to_owned()),
+            ..Default::default()
+        };
+        let mut running = self.daemon.hands().bash(request).await.expect("it runs").into_inner();
+        while running.message().await.expect("it ends well").is_some() {}
+    }
+}

@@ -1,0 +1,25 @@
+//! Sessions with the real programs as brains, and a model that says what a test wants.
+//!
+//! The programs come from npm, in the versions that the configuration names; `.ci/run` installs them and says where they
+//! are in `HANDSD_NPM`. Without them, the tests say that they are skipped.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crashes;
+mod lab;
+mod secrets;
+mod turns;
+
+/// The same tests for each runtime.
+macro_rules! each_runtime {
+    ($($test:ident),* $(,)?) => {
+        mod claude {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test("claude").await; })*
+        }
+        mod codex {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test("codex").await; })*
+        }
+    };
+}
+use each_runtime;
