@@ -24,6 +24,7 @@ use crate::image::{ImageRef, ImageRefError};
 use crate::network::policy::Policy;
 use crate::sandbox::policy::Policy as Restarts;
 use crate::sandbox::pressure;
+use crate::telemetry::{LogConfig, LogFormat};
 
 mod access;
 mod brains;
@@ -102,24 +103,6 @@ pub struct HttpConfig {
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
-
-/// What is logged, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogConfig {
-    /// Directives of `tracing_subscriber::EnvFilter`, known to be valid.
-    pub filter: String,
-    /// For whom.
-    pub format: LogFormat,
-}
-
-/// For whom the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    Human,
-    /// One JSON object a line, for machines.
-    Json,
-}
 
 /// What a sandbox gets if its request leaves it out; `None` is unlimited.
 #[derive(Debug, Clone, PartialEq)]

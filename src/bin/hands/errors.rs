@@ -7,7 +7,7 @@ use handsd::client::ClientError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::output::printable;
+use crate::output::{StdoutClosed, printable};
 use crate::terminal;
 
 /// `hands` itself failed.
@@ -16,11 +16,6 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// As if SIGPIPE had ended us: 128 and its number.
 const STDOUT_CLOSED: u8 = 141;
-
-/// Whoever read our stdout has gone (`hands bash … | head`): no reason to say anything.
-#[derive(Debug, thiserror::Error)]
-#[error("nobody reads stdout any more")]
-pub struct StdoutClosed;
 
 /// The exit code for an error.
 pub fn exit_code(error: &anyhow::Error) -> u8 {

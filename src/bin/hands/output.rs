@@ -5,8 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
-use crate::errors::StdoutClosed;
-
 /// Writes text to stdout.
 pub fn print(text: &str) -> anyhow::Result<()> {
     write_flushed(&mut io::stdout().lock(), text.as_bytes())
@@ -16,6 +14,11 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 pub fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     print(&format!("{value}\n"))
 }
+
+/// Whoever read our stdout has gone (`hands bash … | head`): no reason to say anything.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads stdout any more")]
+pub struct StdoutClosed;
 
 /// Writes all bytes and flushes, so that whoever reads sees them now. A reader that has gone is [`StdoutClosed`].
 pub fn write_flushed(target: &mut impl Write, bytes: &[u8]) -> anyhow::Result<()> {

@@ -13,10 +13,9 @@ use handsd::ids::RunId;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::errors::StdoutClosed;
 use crate::events::{self, Format};
 use crate::follow::Follow;
-use crate::output::{self, Align};
+use crate::output::{self, Align, StdoutClosed};
 use crate::signals::{First, Signals};
 use crate::terminal::RawMode;
 use crate::{Context, args, errors, input, json, signals, terminal};
