@@ -119,7 +119,7 @@ pub(super) fn registry(text: &str) -> Result<String, String> {
     if usable { Ok(text.to_owned()) } else { Err("a registry like \"registry.local:5000\"".to_owned()) }
 }
 
-/// What [`Section`] puts "expected" before.
+/// What [`Section`](super::section::Section) puts "expected" before.
 pub(super) fn expected(error: AddressError) -> String {
     error.to_string().trim_start_matches("expected ").to_owned()
 }

@@ -14,7 +14,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `provider` | what of a request and an answer passes (pure) |
-//! | `usage` | reading tokens off an answer (pure) |
+//! | `usage` | tokens, and reading them off an answer (pure) |
 //! | `models` | where the providers are, and asking them |
 //! | `refusal` | what a brain hears instead of an answer |
 //! | `server` | the connections of one brain |
@@ -27,7 +27,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::credential::Credentials;
 use crate::ids::{CredentialId, SessionId};
-use crate::runtime::Usage;
 
 mod models;
 mod provider;
@@ -35,9 +34,10 @@ mod refusal;
 mod server;
 mod usage;
 
-pub use models::{Models, Settings};
+pub use models::{AskError, Models, Question, Settings};
 pub use provider::Provider;
 pub use server::Server;
+pub use usage::Usage;
 
 /// The port of a brain's loopback, beside that of the proxy.
 pub const PORT: u16 = 7423;

@@ -21,11 +21,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Grant;
+use super::Usage;
 use super::models::{Models, Question};
 use super::provider::{answered, asked};
 use super::refusal::Refusal;
 use super::usage::Reading;
-use crate::runtime::Usage;
 use crate::seal::Secret;
 use crate::telemetry::chain;
 

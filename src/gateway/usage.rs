@@ -1,12 +1,12 @@
-//! How many tokens an answer used, read off its bytes as they pass. Pure.
+//! Tokens, and how many of them an answer used, read off its bytes as they pass. Pure.
 //!
 //! A stream tells it in its events, several times and each time all of it so far; a document tells it once. What cannot be
 //! read counts nothing: the answer is the brain's, and this only looks on.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Provider;
-use crate::runtime::Usage;
 
 /// Longest line of a stream that is read, in bytes. The events that tell of tokens are short; the last one of the Responses
 /// API holds the whole answer.
@@ -14,6 +14,57 @@ const MAX_LINE: usize = 8 << 20;
 
 /// Longest document that is read, in bytes.
 const MAX_DOCUMENT: usize = 8 << 20;
+
+/// Tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Read by the model.
+    pub input_tokens: u64,
+    /// Written by the model.
+    pub output_tokens: u64,
+    /// Put into the model's cache.
+    #[serde(default)]
+    pub cache_creation_input_tokens: u64,
+    /// Read from the model's cache.
+    #[serde(default)]
+    pub cache_read_input_tokens: u64,
+}
+
+impl Usage {
+    /// All of them.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        let read = self.cache_creation_input_tokens.saturating_add(self.cache_read_input_tokens);
+        self.input_tokens.saturating_add(self.output_tokens).saturating_add(read)
+    }
+
+    /// These without others.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_sub)
+    }
+
+    /// Of each kind, the greater number.
+    #[must_use]
+    pub fn most(self, other: Self) -> Self {
+        self.with(other, u64::max)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    fn with(self, other: Self, join: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            input_tokens: join(self.input_tokens, other.input_tokens),
+            output_tokens: join(self.output_tokens, other.output_tokens),
+            cache_creation_input_tokens: join(self.cache_creation_input_tokens, other.cache_creation_input_tokens),
+            cache_read_input_tokens: join(self.cache_read_input_tokens, other.cache_read_input_tokens),
+        }
+    }
+}
 
 /// Looks on while an answer passes.
 #[derive(Debug)]

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::gateway::Provider;
+pub use crate::gateway::Usage;
 use crate::ids::{EventId, SessionId, TurnId};
 
 mod again;
@@ -304,57 +305,6 @@ pub enum Ending {
         /// For people.
         message: String,
     },
-}
-
-/// Tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Read by the model.
-    pub input_tokens: u64,
-    /// Written by the model.
-    pub output_tokens: u64,
-    /// Put into the model's cache.
-    #[serde(default)]
-    pub cache_creation_input_tokens: u64,
-    /// Read from the model's cache.
-    #[serde(default)]
-    pub cache_read_input_tokens: u64,
-}
-
-impl Usage {
-    /// All of them.
-    #[must_use]
-    pub fn tokens(&self) -> u64 {
-        let read = self.cache_creation_input_tokens.saturating_add(self.cache_read_input_tokens);
-        self.input_tokens.saturating_add(self.output_tokens).saturating_add(read)
-    }
-
-    /// These without others.
-    #[must_use]
-    pub fn minus(self, other: Self) -> Self {
-        self.with(other, u64::saturating_sub)
-    }
-
-    /// Of each kind, the greater number.
-    #[must_use]
-    pub fn most(self, other: Self) -> Self {
-        self.with(other, u64::max)
-    }
-
-    /// Both together.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        self.with(other, u64::saturating_add)
-    }
-
-    fn with(self, other: Self, join: impl Fn(u64, u64) -> u64) -> Self {
-        Self {
-            input_tokens: join(self.input_tokens, other.input_tokens),
-            output_tokens: join(self.output_tokens, other.output_tokens),
-            cache_creation_input_tokens: join(self.cache_creation_input_tokens, other.cache_creation_input_tokens),
-            cache_read_input_tokens: join(self.cache_read_input_tokens, other.cache_read_input_tokens),
-        }
-    }
 }
 
 /// A line that no brain of this kind writes.

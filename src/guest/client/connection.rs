@@ -56,7 +56,7 @@ struct Unsent {
     fds: Vec<OwnedFd>,
 }
 
-/// The task behind a [`Guest`].
+/// The task behind a [`Guest`](super::Guest).
 #[derive(Debug)]
 #[must_use = "the handle is of no use unless this is served"]
 pub struct Connection {

@@ -47,11 +47,11 @@ pub struct HeldRun {
     pub status: Option<ExitStatus>,
     /// The same, once it has; an error if that is never to be known.
     pub exit: oneshot::Receiver<ExitStatus>,
-    /// The daemon's end of its stdin, if that is a pipe and open. The guest has another: see [`Guest::close_input`].
+    /// The daemon's end of its stdin, if that is a pipe and open. The guest has another: see [`Guest::close_input`](super::Guest::close_input).
     pub stdin: Option<OwnedFd>,
     /// Where its output comes from. What the daemon that died did not take is still in there.
     pub output: HeldOutput,
-    /// It has no cgroup: its processes are found by [`Guest::sweep`].
+    /// It has no cgroup: its processes are found by [`Guest::sweep`](super::Guest::sweep).
     pub has_keeper: bool,
 }
 
