@@ -58,24 +58,24 @@
 //! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do, logs and error chains |
 //! | [`api`] | the gRPC services and the HTTP surface; `convert` and `status` are the only maps to and from the domain |
 //! | [`session`] | the durable conversation: `state` (pure), the task of each session (`driver`), where it lives (`house`), its tools |
-//! | [`runtime`] | brains: the adapters between a session and a process that thinks |
+//! | [`runtime`] | brains: the adapters between a session and a process that thinks (`script`, `claude`, `codex`), and what their sandboxes hold (`cage`) |
+//! | [`gateway`] | the door of a brain to its model: what passes (`provider`, pure), whose tokens are counted (`usage`, pure) |
 //! | [`webhook`] | events of sessions, sent to where somebody waits for them: retries (`plan`, pure), body and signature (`envelope`), one task per destination (`outbox`) |
 //! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`), what is made before anybody asks (`reserve`), what the engine tells unasked (`happenings`), the process that it keeps running (`runtime`, with `state`, pure), sleep while memory is short (`pressure`) |
 //! | [`hands`] | a run's life (`task`), its processes (`reach`), its end (`outcome`, pure), its output (`output`), what the next daemon has to know of it (`journal`) and does with it (`resume`), files (`files`) |
 //! | [`engine`] | the trait; `cgroup` for all engines; `nat` for addresses of their own; `native` with its zygote, mounts, first process and jail; `docker` |
-//! | [`network`] | what a sandbox may reach (`policy`, pure), the proxy that holds it to that (`proxy`, `outside`), the resolver (`dns`), connections to its ports (`dial`, `ports`) |
+//! | [`network`] | what a sandbox may reach (`policy`, pure), the proxy that holds it to that (`proxy`, `outside`) and puts in its secrets (`secrets`), how fast (`pace`), the resolver (`dns`), connections to its ports (`dial`, `ports`) |
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
-//! | [`store`] | what outlives the daemon, in SQLite: sandboxes and the events of the node; one writer thread |
+//! | [`store`] | what outlives the daemon, in SQLite: sandboxes, sessions, webhooks, and the events of each and of the node; one writer thread |
 //! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
 //! | [`auth`] | who calls and what they may (`policy`, pure), certificates, tokens, limits, the audit log |
-//! | [`gateway`] | the door of a brain to its model: what passes (`provider`, pure), whose tokens are counted (`usage`, pure) |
 //! | [`metrics`] | what is counted and measured, by whoever sees it |
 //! | [`notify`] | what systemd is told: ready, reloading, and that the daemon does not hang |
 //! | [`credential`] | keys of model providers, sealed: what a brain's model is paid with |
 //! | [`seal`] | secrets at rest: sealed by the node's key before they reach the store |
 //! | [`crash`] | where a daemon under test dies between two steps |
 //! | [`client`] | connecting to a node, for the command line and for tests |
-//! | [`ids`] | names of sandboxes and runs |
+//! | [`ids`] | names of sandboxes, runs, sessions and what belongs to them |
 //!
 //! # Invariants
 //!
