@@ -1,6 +1,5 @@
 //! Where a session lives: a sandbox for its brain, one for its hands, and the brain's process.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -211,19 +210,8 @@ impl Search {
 
     async fn wish(&self, role: Role) -> Result<Wish, HouseError> {
         let labels = [("handsd.session", self.session.as_str()), ("handsd.role", role.name())];
-        let wish = Wish {
-            image: None,
-            env: BTreeMap::new(),
-            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            limits: Default::default(),
-            user: None,
-            workspace: None,
-            idle: None,
-            network: None,
-            runtime: None,
-            secrets: Vec::new(),
-            secrets_digest: String::new(),
-        };
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let wish = Wish { labels, ..Wish::default() };
         let cage = match role {
             Role::Hands => return Ok(Wish { image: self.image.clone(), ..wish }),
             Role::Brain => self.brains.cages.image(self.kind).await.map_err(HouseError::Cage)?,
