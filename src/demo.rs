@@ -21,10 +21,11 @@ use tokio::time::timeout;
 use timeline::{Step, Timeline};
 
 mod follow;
+mod session;
 mod timeline;
 mod tour;
 
-/// The tour takes some four seconds. What takes longer than this hangs.
+/// The tour takes some six seconds. What takes longer than this hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a shell adds to the number of a signal.

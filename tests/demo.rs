@@ -23,8 +23,8 @@ const NOBODY: &str = "65534";
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Steps in their order, as they stand at the beginning of a line after its time.
-const STEPS: [&str; 11] =
-    ["start", "create", "bash", "write", "read", "ls", "drop", "deadline", "attach", "destroy", "stop"];
+const STEPS: [&str; 12] =
+    ["start", "create", "bash", "write", "read", "ls", "drop", "deadline", "attach", "session", "destroy", "stop"];
 
 /// A place for the demo's temporary directory, to see that it is empty afterwards.
 struct Place(TempDir);
@@ -121,6 +121,10 @@ fn assert_toured(output: &Output) {
     assert!(says("deadline", "TIMED_OUT"), "{stdout}");
     assert!(says("deadline", "none of them is left"), "{stdout}");
     assert!(says("attach", "no byte is lost"), "{stdout}");
+    assert!(says("session", "exit 1"), "{stdout}");
+    assert!(says("session", "no process of it is left"), "{stdout}");
+    assert!(says("session", "runtime.resumed"), "{stdout}");
+    assert!(says("session", "result: The sum is right now."), "{stdout}");
     assert!(!stdout.contains('\x1b'), "colours are for terminals");
     let time = |line: &str| line.split_whitespace().next().and_then(|time| time.parse::<u64>().ok());
     let times: Vec<_> = stdout.lines().map(time).collect();

@@ -27,6 +27,8 @@ pub enum Step {
     Deadline,
     /// The client comes back.
     Attach,
+    /// An agent works.
+    Session,
     /// The sandbox is removed.
     Destroy,
     /// The daemon ends.
@@ -87,6 +89,7 @@ impl fmt::Display for Step {
             Self::Drop => "drop",
             Self::Deadline => "deadline",
             Self::Attach => "attach",
+            Self::Session => "session",
             Self::Destroy => "destroy",
             Self::Stop => "stop",
         })

@@ -16,6 +16,7 @@ use handsd::client::{self, Address, Channel};
 use sha2::{Digest, Sha256};
 
 use super::follow::{Follower, Received, ending, refused};
+use super::session;
 use super::timeline::{Step, Timeline};
 
 /// Lines that the counter writes: two seconds' worth.
@@ -48,7 +49,7 @@ struct Tour<'a> {
 /// The first step at which something else was seen than should be.
 pub async fn take(address: &Address, timeline: &mut Timeline) -> anyhow::Result<()> {
     let channel = client::connect(address).await?;
-    let (hands, sandboxes) = (client::hands(channel.clone()), client::sandboxes(channel));
+    let (hands, sandboxes) = (client::hands(channel.clone()), client::sandboxes(channel.clone()));
     let mut tour = Tour { address, hands, sandboxes, timeline, sandbox_ids: Vec::new() };
     tour.create(": its first use, for which it was prepared").await.context("create")?;
     tour.create("").await.context("create")?;
@@ -58,6 +59,7 @@ pub async fn take(address: &Address, timeline: &mut Timeline) -> anyhow::Result<
     let received = tour.hang_up().await.context("drop")?;
     tour.deadline().await.context("deadline")?;
     tour.come_back(received).await.context("attach")?;
+    session::converse(channel, tour.timeline).await.context("session")?;
     tour.destroy().await.context("destroy")
 }
 
