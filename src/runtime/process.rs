@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{Program, STATE};
+use crate::guest::client::ExitStatus;
 use crate::hands::files::{FileError, WriteOptions};
-use crate::hands::output::{Chunk, Stream};
-use crate::hands::output::{SpoolError, SpoolReader};
+use crate::hands::output::{Chunk, SpoolError, SpoolReader, Stream};
 use crate::hands::{
     BackgroundPolicy, Command, Deadline, Exited, Hands, Input, Program as Executable, Run, RunError, Stdio,
 };
@@ -208,8 +208,11 @@ impl Process {
 
     /// How it ended, in a sentence.
     fn epitaph(&self, exited: &Exited) -> String {
-        let how =
-            exited.status.map_or_else(|| "was lost with its sandbox".to_owned(), |status| format!("ended: {status:?}"));
+        let how = match exited.status {
+            Some(ExitStatus::Code(code)) => format!("ended with code {code}"),
+            Some(ExitStatus::Signal(signal)) => format!("was ended by signal {signal}"),
+            None => "was lost with its sandbox".to_owned(),
+        };
         let complaint = String::from_utf8_lossy(&self.complaint);
         let complaint = complaint.trim();
         if complaint.is_empty() { format!("the brain {how}") } else { format!("the brain {how}; it said: {complaint}") }

@@ -54,10 +54,15 @@ pub async fn ports(daemon: &Daemon, sandbox: &Sandbox) -> Vec<(u16, String)> {
     ports.into_iter().map(|port| (u16::try_from(port.port).unwrap(), port.address)).collect()
 }
 
-/// Puts it to sleep.
+/// Puts it to sleep, as soon as a connection whose end was seen here is over for the daemon too.
 pub async fn hibernate(daemon: &Daemon, sandbox: &Sandbox) {
     let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone(), ..Default::default() };
-    assert_eq!(daemon.sandboxes().hibernate(request).await.unwrap().into_inner().phase(), Phase::Hibernated);
+    eventually(SOON, async || {
+        let asleep = daemon.sandboxes().hibernate(request.clone()).await.map_err(|status| status.to_string())?;
+        assert_eq!(asleep.into_inner().phase(), Phase::Hibernated);
+        Ok(())
+    })
+    .await;
 }
 
 /// Its phase.
