@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use handsd::api::proto::exited::Reason;
-use handsd::api::proto::{CreateSandboxRequest, ErrorReason, Limits, NodeInfoRequest, Phase};
+use handsd::api::proto::{
+    CreateSandboxRequest, ErrorReason, HibernateSandboxRequest, Limits, NodeInfoRequest, Phase, Tier,
+    WakeSandboxRequest,
+};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -169,6 +172,28 @@ async fn while_docker_hangs_health_is_degraded_and_sandboxes_are_not() {
     on_dockerd(&dockerd, Dockerd::resume).await;
     healthy(&daemon, ServingStatus::Serving).await;
     assert_eq!(daemon.sandbox().await.read("echo again").await, "again");
+}
+
+// 35
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_that_docker_does_not_serve_leaves_it_asleep_with_its_files() {
+    let Some((dockerd, daemon)) = start(&["--live-restore"]).await else { return };
+    let sandbox = daemon.sandbox().await;
+    sandbox.bash("echo kept > file").await;
+    let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone(), tier: Tier::Stopped.into() };
+    daemon.sandboxes().hibernate(request).await.unwrap();
+    on_dockerd(&dockerd, Dockerd::kill).await;
+    let request = WakeSandboxRequest { sandbox_id: sandbox.id.clone() };
+    let (mut one, mut two) = (daemon.sandboxes(), daemon.sandboxes());
+    let (first, second) = tokio::join!(one.wake(request.clone()), two.wake(request));
+    for refused in [first, second] {
+        assert_eq!(refusal(refused), fault(Code::Unavailable, ErrorReason::EngineUnavailable));
+    }
+    let now = sandbox.get().await.unwrap();
+    assert_eq!((now.phase(), now.tier(), now.running), (Phase::Hibernated, Tier::Stopped, 0));
+    on_dockerd(&dockerd, Dockerd::restart).await;
+    healthy(&daemon, ServingStatus::Serving).await;
+    assert_eq!(sandbox.read("cat file").await, "kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]

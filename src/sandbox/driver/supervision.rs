@@ -22,7 +22,9 @@ impl Driver {
             Phase::Running if self.watch.is_empty() => {
                 let Some(hands) = self.body.hands() else { return };
                 match hands.run_keyed(&key(supervised.starts)) {
-                    Some(run) => self.watch_over(run),
+                    Some(run) if supervised.run.is_some() => self.watch_over(run),
+                    // An earlier daemon had started it, and could not say so any more.
+                    Some(run) => self.has_begun(run).await,
                     // An earlier daemon was about to start it.
                     None => self.postpone(Duration::ZERO),
                 }
@@ -82,11 +84,7 @@ impl Driver {
         match hands.start(runtime.command(), Some(key), None::<()>).await {
             Ok(run) => {
                 crash::point("runtime.started");
-                if let Some(supervised) = &mut self.record.supervised {
-                    supervised.run = Some(run.id().clone());
-                }
-                self.seen_of_runtime(RuntimeStep::Started).await;
-                self.watch_over(run);
+                self.has_begun(run).await;
             }
             Err(error) => {
                 let why = chain(&error).to_string();
@@ -94,6 +92,14 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    async fn has_begun(&mut self, run: Run) {
+        if let Some(supervised) = &mut self.record.supervised {
+            supervised.run = Some(run.id().clone());
+        }
+        self.seen_of_runtime(RuntimeStep::Started).await;
+        self.watch_over(run);
     }
 
     fn watch_over(&mut self, run: Run) {
