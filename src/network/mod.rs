@@ -209,6 +209,14 @@ impl Network {
         self.list_ports(ports::FIRST)
     }
 
+    /// How many TCP sockets there are inside, which is cheap to ask.
+    ///
+    /// # Errors
+    /// The guest is gone.
+    pub fn sockets(&self) -> io::Result<u64> {
+        ports::sockets(&self.shared.proc)
+    }
+
     fn list_ports(&self, bytes: u64) -> io::Result<Vec<Port>> {
         let mut ports = ports::list(&self.shared.proc, bytes)?;
         if let Policy::Proxy(_) = *self.shared.policy.borrow() {

@@ -60,6 +60,8 @@ pub struct Driver {
     ports: watch::Sender<Vec<Port>>,
     /// When it is looked for them again.
     next_look: Instant,
+    /// What the last look saw.
+    looked: ports::Looked,
     /// Waits for the end of the runtime, while that runs.
     watch: JoinSet<Ending>,
 }
@@ -96,9 +98,22 @@ impl Driver {
     ) -> Self {
         let now = Instant::now();
         let (asleep_since, next_look) = (now, now + ports::INTERVAL);
-        let (body, watch) = (Body::Gone, JoinSet::new());
+        let (body, watch, looked) = (Body::Gone, JoinSet::new(), ports::Looked::never());
         let secrets = record.secrets(&tools.sealer).map(Arc::new);
-        Self { tools, record, publisher, requests, activity, body, asleep_since, secrets, ports, next_look, watch }
+        Self {
+            tools,
+            record,
+            publisher,
+            requests,
+            activity,
+            body,
+            asleep_since,
+            secrets,
+            ports,
+            next_look,
+            looked,
+            watch,
+        }
     }
 
     /// The sandbox's whole life. Answers its id when it is gone.

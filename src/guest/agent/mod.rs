@@ -24,6 +24,9 @@
 //!
 //! The daemon may die at any moment, and its runs go on: the guest keeps the other ends of their pipes and how they ended
 //! until a daemon releases them. A new control connection takes the place of the old one.
+//!
+//! To be frozen takes nothing from it that a wake would have to give back: it has no timer, and asks the kernel for every
+//! random number.
 
 use std::fs;
 use std::io;
