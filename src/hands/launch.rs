@@ -86,9 +86,9 @@ fn request(shared: &Shared, id: &RunId, command: &Command) -> Spawn {
         run: id.to_string(),
         argv,
         shell,
-        env: shared.environment(command),
-        cwd: shared.resolve(&command.cwd).into_bytes(),
-        user: command.user.clone().unwrap_or_else(|| shared.settings.user.clone()),
+        env: command.environment(&shared.settings),
+        cwd: command.directory(&shared.settings).into_bytes(),
+        user: command.user(&shared.settings),
         stdin: matches!(command.stdio, Stdio::Pipes),
         pty: match &command.stdio {
             Stdio::Terminal { size, .. } => Some(*size),
@@ -150,8 +150,8 @@ fn explain(shared: &Shared, command: &Command, error: GuestError) -> RunError {
         Program::Shell(_) => "the sandbox's shell".to_owned(),
     };
     let subject = match step {
-        Step::User => command.user.clone().unwrap_or_else(|| shared.settings.user.clone()),
-        Step::Cwd => shared.resolve(&command.cwd),
+        Step::User => command.user(&shared.settings),
+        Step::Cwd => command.directory(&shared.settings),
         Step::Exec | Step::Interpreter => program,
         Step::Unspecified | Step::Request | Step::Pty | Step::Fork | Step::Credentials | Step::Gone | Step::Socket => {
             format!("start {program}")

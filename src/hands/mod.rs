@@ -2,6 +2,7 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `command` | what is to be run |
 //! | `run` | a handle on a run |
 //! | `task` | the run's life: the task that owns it |
 //! | `launch` | pipes, cgroup and leader of a run |
@@ -10,24 +11,22 @@
 //! | `input` | a run's stdin and terminal: a task |
 //! | `events` | a run as its readers see it |
 //! | `registry` | which runs there are |
+//! | `error` | why a run could not be started, found or driven |
 //! | `journal` | what the next daemon has to know of them |
 //! | `resume` | runs that an earlier daemon began |
 //! | [`output`] | the spool of a run |
 //! | [`files`] | file operations |
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::cgroup;
 use crate::guest::client::{Guest, GuestError};
-use crate::guest::wire::{PtySize, Step};
 use crate::ids::RunId;
 use files::Files;
 use journal::Journal;
@@ -37,13 +36,16 @@ use registry::{Claim, Registry};
 use run::Publisher;
 use task::Task;
 
-pub use task::remove_spools;
-
+pub use command::{BackgroundPolicy, Command, Deadline, Program, Stdio};
+pub use error::RunError;
 pub use events::{Event, Events};
 pub use input::Input;
 pub use outcome::{Exited, Killed, Reason};
 pub use run::{Run, Started};
+pub use task::remove_spools;
 
+mod command;
+mod error;
 mod events;
 pub mod files;
 mod input;
@@ -56,83 +58,6 @@ mod registry;
 mod resume;
 mod run;
 mod task;
-
-/// What is to be run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Command {
-    /// What.
-    pub program: Program,
-    /// Where; absolute, or relative to the workspace. Empty: the workspace.
-    pub cwd: String,
-    /// Over the sandbox's environment.
-    pub env: BTreeMap<String, String>,
-    /// Who as; `None`: the sandbox's user.
-    pub user: Option<String>,
-    /// How long.
-    pub deadline: Deadline,
-    /// What its standard descriptors are.
-    pub stdio: Stdio,
-    /// What happens to processes that are left when the leader has ended.
-    pub background: BackgroundPolicy,
-}
-
-/// What is executed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Program {
-    /// A line for the sandbox's shell.
-    Shell(String),
-    /// A program and its arguments; not empty.
-    Argv(Vec<String>),
-}
-
-/// When a run is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Deadline {
-    /// So long after it started.
-    After(Duration),
-    /// Not at all.
-    Never,
-}
-
-impl Deadline {
-    /// How long after the start.
-    #[must_use]
-    pub fn after(self) -> Option<Duration> {
-        match self {
-            Self::After(after) => Some(after),
-            Self::Never => None,
-        }
-    }
-}
-
-/// What the standard descriptors of a run are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stdio {
-    /// Pipes for stdout and stderr; stdin is at its end.
-    Output,
-    /// Pipes for all three.
-    Pipes,
-    /// A terminal.
-    Terminal {
-        /// Its size.
-        size: PtySize,
-        /// TERM.
-        term: String,
-    },
-}
-
-/// What happens to processes that are left when the leader has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BackgroundPolicy {
-    /// They go on.
-    Keep,
-    /// They are ended.
-    Kill,
-}
 
 /// What all runs of a sandbox share.
 #[derive(Debug, Clone)]
@@ -177,62 +102,6 @@ struct Shared {
     tasks: TaskTracker,
     /// The sandbox is going away: tasks end.
     closing: CancellationToken,
-}
-
-/// Why a run could not be started, found or driven.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// No run has this id, or none that is running where that is needed.
-    #[error("no run {0}")]
-    NotFound(RunId),
-    /// The idempotency key was used with another command.
-    #[error("idempotency_key was used with another request")]
-    Conflict,
-    /// There are as many runs as there may be.
-    #[error("the sandbox has {limit} runs under way, which is the most it may have")]
-    TooMany {
-        /// How many.
-        limit: usize,
-    },
-    /// It could not be started: the caller's doing, or the sandbox's.
-    #[error("{subject}: {errno}")]
-    Refused {
-        /// Where.
-        step: Step,
-        /// The kernel's word.
-        errno: nix::errno::Errno,
-        /// What it is about.
-        subject: String,
-    },
-    /// Input for a stdin that is not there, or closed.
-    #[error("stdin of run {0} is closed")]
-    StdinClosed(RunId),
-    /// A resize of a run without a terminal.
-    #[error("run {0} has no terminal")]
-    NoTerminal(RunId),
-    /// A cursor beyond what was written.
-    #[error("cursor {cursor} is beyond the {len} bytes that were written")]
-    CursorBeyond {
-        /// Asked for.
-        cursor: u64,
-        /// There are.
-        len: u64,
-    },
-    /// The guest is gone or silent.
-    #[error("the sandbox is lost")]
-    Lost(#[source] GuestError),
-    /// The output cannot be kept or read.
-    #[error("the output of the run")]
-    Output(#[source] output::SpoolError),
-    /// A step failed on the host.
-    #[error("{step}")]
-    Host {
-        /// What was being done.
-        step: &'static str,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
 }
 
 impl Hands {
@@ -382,28 +251,4 @@ impl Shared {
             }
         });
     }
-
-    /// An absolute path inside the sandbox.
-    fn resolve(&self, path: &str) -> String {
-        let workspace = Path::new(&self.settings.workspace);
-        if path.is_empty() {
-            self.settings.workspace.clone()
-        } else {
-            workspace.join(path).to_string_lossy().into_owned()
-        }
-    }
-
-    /// The environment of a command, as `KEY=value`.
-    fn environment(&self, command: &Command) -> Vec<Vec<u8>> {
-        let mut env = self.settings.env.clone();
-        if let Stdio::Terminal { term, .. } = &command.stdio {
-            env.insert("TERM".to_owned(), term.clone());
-        }
-        env.extend(command.env.clone());
-        env.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
-        env.into_iter().map(|(key, value)| format!("{key}={value}").into_bytes()).collect()
-    }
 }
-
-/// PATH where neither image nor caller sets one: Docker's.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
