@@ -1,11 +1,15 @@
-//! Which layers a sandbox is made of, for whoever would remove them.
+//! The layers that a sandbox is made of: the writable ones of its own, and a note of the others for whoever would remove them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::{Native, failed};
+use nix::unistd::{Gid, chown};
+
+use super::zygote::{self, Tree};
+use super::{Native, failed, make_directory};
 use crate::engine::{EngineError, wanted_since};
 use crate::image::{Image, ImageError, ImageStore, Usage};
 
@@ -35,7 +39,45 @@ pub fn noted(sandboxes: &Path) -> io::Result<Option<BTreeSet<PathBuf>>> {
     Ok(Some(noted))
 }
 
+/// Where the writable layer of a tree is.
+pub fn writable_layer(directory: &Path, tree: usize) -> PathBuf {
+    directory.join(tree.to_string())
+}
+
 impl Native {
+    /// Makes the writable layers, bounded to so many bytes together; answers the trees as the zygote wants them. Layers that
+    /// are there already keep what is in them, and their bound.
+    pub(super) fn make_layers(&self, directory: &Path, image: &Image, disk: Option<u64>) -> io::Result<Vec<Tree>> {
+        let is_new = !directory.try_exists()?;
+        make_directory(directory)?;
+        note(directory, image)?;
+        let bound = self.quotas.as_ref().zip(disk).filter(|_| is_new);
+        let project = bound.map(|(quotas, _)| quotas.project(directory)).transpose()?;
+        let mut trees = Vec::with_capacity(image.trees.len());
+        for (index, tree) in image.trees.iter().enumerate() {
+            let writable = writable_layer(directory, index);
+            make_directory(&writable)?;
+            project.map_or(Ok(()), |project| project.adopt(&writable))?;
+            for path in ["upper", "work"].map(|name| writable.join(name)) {
+                match fs::DirBuilder::new().mode(0o755).create(&path) {
+                    Ok(()) => chown(&path, Some(self.owner()), Some(Gid::from_raw(self.owner().as_raw())))?,
+                    Err(error) if !is_new && error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            trees.push(Tree {
+                target: zygote::text(&tree.target),
+                layers: tree.layers.iter().map(|layer| zygote::text(layer)).collect(),
+                writable: zygote::text(&writable),
+            });
+        }
+        // Last, so that a kill in between leaves no bound on a project that no directory names.
+        if let (Some((quotas, bytes)), Some(project)) = (bound, project) {
+            quotas.bound(project, bytes)?;
+        }
+        Ok(trees)
+    }
+
     /// Does something with the images that depends on which are in use; nothing where that is not known.
     pub(super) async fn of_images<T: Default + Send + 'static>(
         &self,
@@ -54,7 +96,7 @@ impl Native {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::Tree;
+    use crate::image;
 
     #[test]
     fn what_is_in_use_is_known_only_if_it_is_known_of_each_sandbox() {
@@ -64,7 +106,7 @@ mod tests {
             let directory = sandboxes.path().join(name);
             fs::create_dir(&directory).unwrap();
             assert_eq!(noted(sandboxes.path()).unwrap(), None);
-            let tree = Tree { target: "/".into(), layers: layers.map(PathBuf::from).to_vec() };
+            let tree = image::Tree { target: "/".into(), layers: layers.map(PathBuf::from).to_vec() };
             note(&directory, &Image { trees: vec![tree], env: Default::default(), user: None }).unwrap();
         }
         assert_eq!(noted(sandboxes.path()).unwrap(), Some(["/1", "/2", "/3"].map(PathBuf::from).into()));

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Gid, Uid, chown};
+use nix::unistd::Uid;
 use tokio::sync::mpsc;
 
 use super::cgroup::{self, Controller};
@@ -32,8 +32,9 @@ use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
 use crate::image::{Image, ImageStore};
 use init::Init;
+use layers::writable_layer;
 use quota::Quotas;
-use zygote::{Order, Setup, Tree, Zygote};
+use zygote::{Order, Setup, Zygote};
 
 mod birth;
 mod fault;
@@ -168,39 +169,6 @@ impl Native {
             return Err(EngineError::LimitUnsupported { field: "disk_bytes", lack });
         }
         Ok(())
-    }
-
-    /// Makes the writable layers, bounded to so many bytes together; answers the trees as the zygote wants them. Layers that
-    /// are there already keep what is in them, and their bound.
-    fn make_layers(&self, directory: &Path, image: &Image, disk: Option<u64>) -> io::Result<Vec<Tree>> {
-        let is_new = !directory.try_exists()?;
-        make_directory(directory)?;
-        layers::note(directory, image)?;
-        let bound = self.quotas.as_ref().zip(disk).filter(|_| is_new);
-        let project = bound.map(|(quotas, _)| quotas.project(directory)).transpose()?;
-        let mut trees = Vec::with_capacity(image.trees.len());
-        for (index, tree) in image.trees.iter().enumerate() {
-            let writable = writable_layer(directory, index);
-            make_directory(&writable)?;
-            project.map_or(Ok(()), |project| project.adopt(&writable))?;
-            for path in ["upper", "work"].map(|name| writable.join(name)) {
-                match fs::DirBuilder::new().mode(0o755).create(&path) {
-                    Ok(()) => chown(&path, Some(self.owner()), Some(Gid::from_raw(self.owner().as_raw())))?,
-                    Err(error) if !is_new && error.kind() == io::ErrorKind::AlreadyExists => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            trees.push(Tree {
-                target: zygote::text(&tree.target),
-                layers: tree.layers.iter().map(|layer| zygote::text(layer)).collect(),
-                writable: zygote::text(&writable),
-            });
-        }
-        // Last, so that a kill in between leaves no bound on a project that no directory names.
-        if let (Some((quotas, bytes)), Some(project)) = (bound, project) {
-            quotas.bound(project, bytes)?;
-        }
-        Ok(trees)
     }
 
     async fn resolve(&self, spec: &Spec) -> Result<Image, EngineError> {
@@ -418,11 +386,6 @@ impl Engine for Native {
 fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
     let step = format!("{verb} {}", path.display());
     move |source| EngineError::Step { step, source }
-}
-
-/// Where the writable layer of a tree is.
-fn writable_layer(directory: &Path, tree: usize) -> PathBuf {
-    directory.join(tree.to_string())
 }
 
 /// Only the daemon looks into what it keeps.
