@@ -44,6 +44,9 @@ const SOCKET: &str = "/run/handsd/handsd.sock";
 const USER_SOCKET: &str = "handsd/handsd.sock";
 const TCP: &str = "127.0.0.1:7420";
 
+/// Heads what every command takes, so that it stands apart from what is a command's own.
+const SHARED: &str = "Options of every command";
+
 /// Sandboxes, and commands and files in them.
 #[derive(Debug, Parser)]
 #[command(
@@ -64,12 +67,12 @@ have the exit code of the command; see `hands bash --help`."
 struct Cli {
     /// The node: unix:/path, http://host:port or https://host:port [default: /run/handsd/handsd.sock, $XDG_RUNTIME_DIR/handsd/handsd.sock,
     /// http://127.0.0.1:7420, whichever is there first]
-    #[arg(long, global = true, env = "HANDS_ADDR", hide_env_values = true, value_name = "ADDRESS")]
+    #[arg(long, global = true, help_heading = SHARED, env = "HANDS_ADDR", hide_env_values = true, value_name = "ADDRESS")]
     addr: Option<Address>,
     #[command(flatten)]
     credentials: CredentialArgs,
     /// Print JSON: one document, or an object a line where there is a stream
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = SHARED)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -79,16 +82,16 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct CredentialArgs {
     /// Certificate, in PEM, of the CA that signed the node's; needed for https
-    #[arg(long, global = true, env = "HANDS_TLS_CA", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SHARED, env = "HANDS_TLS_CA", value_name = "FILE")]
     tls_ca: Option<PathBuf>,
     /// Certificate of the client, in PEM
-    #[arg(long, global = true, env = "HANDS_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(long, global = true, help_heading = SHARED, env = "HANDS_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// Key of the client's certificate, in PEM
-    #[arg(long, global = true, env = "HANDS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, global = true, help_heading = SHARED, env = "HANDS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     /// Token; others on this machine can see it here, so that the environment is the better place
-    #[arg(long, global = true, env = "HANDS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(long, global = true, help_heading = SHARED, env = "HANDS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
 }
 

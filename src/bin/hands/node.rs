@@ -7,7 +7,7 @@ use crate::args::duration;
 use crate::output::{self, Align};
 use crate::{Context, Format, json as shapes};
 
-/// Empty the node: nothing is made or woken any more, and each sandbox goes to sleep as soon as nobody uses it
+/// Empties the node: nothing is made or woken any more, and each sandbox goes to sleep as soon as nobody uses it
 #[derive(Debug, clap::Args)]
 pub struct DrainArgs {
     /// How long those in use are waited for
@@ -18,7 +18,7 @@ pub struct DrainArgs {
     stop: bool,
 }
 
-/// Show what happened to the node's sandboxes
+/// Shows what happened to the node's sandboxes
 #[derive(Debug, clap::Args)]
 pub struct EventsArgs {
     /// Only those after this number

@@ -294,6 +294,7 @@ fn describe(sandbox: &Sandbox, now: SystemTime) -> String {
     output::fields(&[
         ("id", sandbox.id.clone()),
         ("phase", phase(sandbox)),
+        ("tier", tier(sandbox)),
         ("failure", sandbox.failure.as_ref().map(|it| format!("{} ({})", it.message, it.reason)).unwrap_or_default()),
         ("age", output::age(sandbox.created_at, now)),
         ("image", sandbox.image.clone()),
@@ -306,6 +307,7 @@ fn describe(sandbox: &Sandbox, now: SystemTime) -> String {
         ("cpus", if limits.cpus > 0.0 { limits.cpus.to_string() } else { String::new() }),
         ("pids", if limits.pids == 0 { String::new() } else { limits.pids.to_string() }),
         ("disk", bytes(limits.disk_bytes)),
+        ("idle timeout", idle_timeout(sandbox)),
         ("network", network::describe(sandbox)),
         ("runs", sandbox.running.to_string()),
         ("runtime", runtime::describe(sandbox)),
@@ -315,10 +317,6 @@ fn describe(sandbox: &Sandbox, now: SystemTime) -> String {
 
 fn describe_node(node: &NodeInfo, now: SystemTime) -> String {
     let defaults = node.defaults.clone().unwrap_or_default();
-    let span = |span: Option<prost_types::Duration>| {
-        let span = span.and_then(|span| std::time::Duration::try_from(span).ok());
-        span.map(|span| humantime::format_duration(span).to_string()).unwrap_or_default()
-    };
     let mut text = output::fields(&[
         ("version", node.version.clone()),
         ("engine", node.engine.clone()),
@@ -347,6 +345,24 @@ fn phase(sandbox: &Sandbox) -> String {
     sandbox.phase().as_str_name().to_ascii_lowercase()
 }
 
+/// How deep it sleeps, if it does.
+fn tier(sandbox: &Sandbox) -> String {
+    match sandbox.tier() {
+        Tier::Unspecified => String::new(),
+        tier => tier.as_str_name().to_ascii_lowercase(),
+    }
+}
+
+/// After what time without use it goes to sleep.
+fn idle_timeout(sandbox: &Sandbox) -> String {
+    if sandbox.idle_timeout.is_some() { span(sandbox.idle_timeout) } else { "never".to_owned() }
+}
+
+fn span(span: Option<prost_types::Duration>) -> String {
+    let span = span.and_then(|span| std::time::Duration::try_from(span).ok());
+    span.map(|span| humantime::format_duration(span).to_string()).unwrap_or_default()
+}
+
 fn pairs(map: &BTreeMap<String, String>) -> String {
     map.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
@@ -367,9 +383,9 @@ mod tests {
             ..Default::default()
         };
         let text = describe(&sandbox, SystemTime::UNIX_EPOCH);
-        assert!(text.contains("phase:       running\n"), "{text}");
-        assert!(text.contains("memory:      512M\n"), "{text}");
-        assert!(text.contains("labels:      a=1 b=2\n"), "{text}");
-        assert!(!text.contains("cpus") && !text.contains("failure"), "{text}");
+        assert!(text.contains("phase:         running\n"), "{text}");
+        assert!(text.contains("memory:        512M\n"), "{text}");
+        assert!(text.contains("labels:        a=1 b=2\n"), "{text}");
+        assert!(!text.contains("cpus") && !text.contains("failure") && !text.contains("tier"), "{text}");
     }
 }
