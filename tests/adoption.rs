@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 
 use handsd::api::proto::exited::{Reason, Status as Ending};
 use handsd::api::proto::{
-    BashRequest, CreateSandboxRequest, HibernateSandboxRequest, Phase, Pty, Tier, WakeSandboxRequest,
+    BashRequest, CreateSandboxRequest, ErrorReason, HibernateSandboxRequest, Phase, Pty, Tier, WakeSandboxRequest,
     input_request::Input,
 };
+use tonic::Code;
 
-use support::{Daemon, Options, SOON, Sandbox, argv, duration, eventually, expect, process, shell};
+use support::{
+    Daemon, Options, SOON, Sandbox, argv, duration, eventually, expect, fault, field, holders, process, reason,
+    refusal, shell,
+};
 
 mod support;
 
@@ -246,4 +250,34 @@ async fn what_a_run_left_in_the_background_goes_on_and_goes_with_its_sandbox() {
     assert_eq!(sandbox.read("echo > go; until [ -s alive ]; do :; done; cat alive").await, "alive");
     sandbox.destroy().await.unwrap();
     assert_eq!(daemon.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secret_environment_is_kept_and_told_to_nobody_but_the_sandbox() {
+    let Some(mut daemon) = Daemon::start().await else { return };
+    let request = |value: &str| CreateSandboxRequest {
+        env: [("TOKEN".to_owned(), "public".to_owned())].into(),
+        secret_env: [("TOKEN".to_owned(), value.to_owned())].into(),
+        idempotency_key: "key".to_owned(),
+        ..Default::default()
+    };
+    let value = "hush-5b0e1c77";
+    let sandbox = Sandbox::create(&daemon, request(value)).await.unwrap();
+    daemon.kill_and_restart().await;
+    let sandbox = sandbox.through(&daemon);
+    hibernate(&daemon, &sandbox, Tier::Stopped).await;
+    assert_eq!(sandbox.read("echo $TOKEN").await, value);
+    let told = sandbox.get().await.unwrap();
+    assert_eq!(told.secret_env, ["TOKEN"]);
+    assert!(!format!("{told:?}").contains(value), "{told:?}");
+    assert!(!daemon.log().contains(value));
+    // The run's output is what the sandbox itself has said.
+    let kept = holders(&daemon.state(), value.as_bytes());
+    assert!(kept.iter().all(|path| path.contains("/runs/")), "{kept:?}");
+    assert_eq!(Sandbox::create(&daemon, request(value)).await.unwrap().id, sandbox.id);
+    let other = Sandbox::create(&daemon, request("other")).await.map(|sandbox| sandbox.id);
+    assert_eq!(refusal(other), fault(Code::AlreadyExists, ErrorReason::IdempotencyConflict));
+    let bad = CreateSandboxRequest { secret_env: [("A=B".to_owned(), String::new())].into(), ..Default::default() };
+    let refused = daemon.sandboxes().create(bad).await.unwrap_err();
+    assert_eq!((reason(&refused).as_str(), field(&refused).as_str()), ("ENV_INVALID", "secret_env"));
 }

@@ -97,8 +97,8 @@ fn checked_user(text: String) -> Result<Option<String>, Fault> {
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-fn check_env(env: &BTreeMap<String, String>, limit: usize) -> Result<usize, Fault> {
-    let invalid = |message: String| Fault::argument_for(ErrorReason::EnvInvalid, "env", message);
+fn check_env(field: &'static str, env: &BTreeMap<String, String>, limit: usize) -> Result<usize, Fault> {
+    let invalid = |message: String| Fault::argument_for(ErrorReason::EnvInvalid, field, message);
     if env.len() > MAX_ENV {
         return Err(invalid(format!("has {} entries, at most {MAX_ENV} are allowed", env.len())));
     }

@@ -149,6 +149,7 @@ async fn try_connect(
         settings.env.extend(network::certificate_environment());
     }
     settings.env.extend(profile.env.clone());
+    settings.env.extend(record.secret_env(&tools.sealer).expose());
     let spools = tools.defaults.spools.join(profile.id.as_str());
     let outside = Arc::clone(&tools.defaults.outside);
     let network = Network::start(

@@ -37,6 +37,7 @@ pub mod recovery;
 mod registry;
 mod reserve;
 pub mod runtime;
+mod secret_env;
 pub mod state;
 mod wish;
 

@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::History;
 use super::runtime::state::Supervised;
+use super::secret_env::SecretEnv;
 use super::state::{Failure, Phase, Tier};
 use super::{IdleTimeout, Profile, Wish};
 use crate::engine::{ImageDefaults, Limits};
 use crate::network::policy::Policy;
 use crate::network::secrets::Secrets;
 use crate::network::{Port, PortChange};
-use crate::seal::{SealError, Sealer};
+use crate::seal::{SealError, Sealer, Secret};
 use crate::store::NewEvent;
 
 /// The version of the format; a record of another one is refused.
@@ -49,6 +50,9 @@ pub struct Record {
     /// Its secrets, sealed, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<String>,
+    /// Its secret environment, sealed, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_env: Option<String>,
     /// The ports that are listened on, as far as that was told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
@@ -118,6 +122,7 @@ impl Record {
             boot,
             crashes: History::default(),
             secrets: None,
+            secret_env: None,
             ports: Vec::new(),
             supervised,
         }
@@ -126,9 +131,8 @@ impl Record {
     /// Its secrets; `None` if it has none, or they cannot be opened.
     #[must_use]
     pub fn secrets(&self, sealer: &Sealer) -> Option<Secrets> {
-        let sealed = BASE64.decode(self.secrets.as_ref()?).ok()?;
-        let opened = sealer.open(&self.secrets_context(), &sealed);
-        let secrets = opened.ok().and_then(|secret| Secrets::of_secret(&secret));
+        let opened = open(sealer, &self.context("secrets"), self.secrets.as_ref()?);
+        let secrets = opened.and_then(|secret| Secrets::of_secret(&secret));
         if secrets.is_none() {
             tracing::error!(sandbox.id = %self.profile.id, "its secrets cannot be opened; it goes on without");
         }
@@ -140,13 +144,33 @@ impl Record {
     /// # Errors
     /// Those of sealing.
     pub fn keep_secrets(&mut self, sealer: &Sealer, secrets: &Secrets) -> Result<(), SealError> {
-        let sealed = sealer.seal(&self.secrets_context(), &secrets.to_secret())?;
-        self.secrets = Some(BASE64.encode(sealed));
+        self.secrets = Some(seal(sealer, &self.context("secrets"), &secrets.to_secret())?);
         Ok(())
     }
 
-    fn secrets_context(&self) -> String {
-        format!("sandbox/{}/secrets", self.profile.id)
+    /// Its secret environment; empty if it has none, or it cannot be opened.
+    #[must_use]
+    pub fn secret_env(&self, sealer: &Sealer) -> SecretEnv {
+        let Some(sealed) = &self.secret_env else { return SecretEnv::default() };
+        let opened = open(sealer, &self.context("env"), sealed);
+        opened.and_then(|secret| SecretEnv::of_secret(&secret)).unwrap_or_else(|| {
+            tracing::error!(sandbox.id = %self.profile.id, "its secret environment cannot be opened; it goes on without");
+            SecretEnv::default()
+        })
+    }
+
+    /// Keeps its secret environment, sealed.
+    ///
+    /// # Errors
+    /// Those of sealing.
+    pub fn keep_secret_env(&mut self, sealer: &Sealer, env: &SecretEnv) -> Result<(), SealError> {
+        self.secret_env = Some(seal(sealer, &self.context("env"), &env.to_secret())?);
+        Ok(())
+    }
+
+    /// What of this sandbox is sealed.
+    fn context(&self, what: &str) -> String {
+        format!("sandbox/{}/{what}", self.profile.id)
     }
 
     /// When it goes to sleep.
@@ -222,6 +246,14 @@ impl Told {
     fn event(&self, at: SystemTime, kind: String) -> NewEvent {
         NewEvent { at, kind, body: serde_json::to_string(self).expect("all keys are text") }
     }
+}
+
+fn seal(sealer: &Sealer, context: &str, secret: &Secret) -> Result<String, SealError> {
+    sealer.seal(context, secret).map(|sealed| BASE64.encode(sealed))
+}
+
+fn open(sealer: &Sealer, context: &str, sealed: &str) -> Option<Secret> {
+    sealer.open(context, &BASE64.decode(sealed).ok()?).ok()
 }
 
 #[cfg(test)]

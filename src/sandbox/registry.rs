@@ -1,6 +1,6 @@
 //! Which sandboxes there are, making them, and taking them over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -14,6 +14,7 @@ use super::idle::Activity;
 use super::live::Tools;
 use super::record::{Claim, Record};
 use super::reserve::Reserve;
+use super::secret_env::SecretEnv;
 use super::state::{FailureKind, Phase};
 use super::{
     DEFAULT_WORKSPACE, Defaults, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits, not_kept,
@@ -140,10 +141,8 @@ impl Sandboxes {
     /// The sandbox of the key, or a new one and its making.
     fn claim(&self, mut wish: Wish, key: Option<String>) -> Result<(Sandbox, Option<Making>), SandboxError> {
         let sealer = &self.shared.tools.sealer;
-        let secrets = std::mem::take(&mut wish.secrets);
-        if !secrets.is_empty() {
-            wish.secrets_digest = sealer.digest("sandbox/secrets", &secrets::bytes(&secrets));
-        }
+        let (secrets, env) = (std::mem::take(&mut wish.secrets), std::mem::take(&mut wish.secret_env));
+        wish.secrets_digest = digest(sealer, &secrets, &env);
         let mut table = self.lock();
         if let Some((first, sandbox)) = key.as_ref().and_then(|key| table.keys.get(key)) {
             return if *first == wish { Ok((sandbox.clone(), None)) } else { Err(SandboxError::Conflict) };
@@ -161,7 +160,7 @@ impl Sandboxes {
         let limits = first_limits(wish.limits, defaults.limits, engine.support());
         let policy = defaults.network.choose(wish.network.clone()).map_err(SandboxError::Network)?;
         let secrets = secrets_of(&policy, &secrets)?;
-        let mut profile = self.profile(&wish);
+        let mut profile = Profile { secret_env: env.names(), ..self.profile(&wish) };
         let ready = self.shared.reserve.take(&profile.spec(limits, &policy));
         if let Some(ready) = &ready {
             profile.id = ready.spec.id.clone();
@@ -171,6 +170,9 @@ impl Sandboxes {
         let mut record = Record::new(Arc::new(profile), claim, limits, policy, boot.clone());
         if let Some(secrets) = secrets {
             record.keep_secrets(sealer, &secrets).map_err(not_kept)?;
+        }
+        if !env.is_empty() {
+            record.keep_secret_env(sealer, &env).map_err(not_kept)?;
         }
         Ok((self.begin(&mut table, record, Beginning::Make(ready.map(Box::new), made)), Some(making)))
     }
@@ -238,6 +240,7 @@ impl Sandboxes {
             created_at: SystemTime::now(),
             engine: self.engine().name().to_owned(),
             runtime: wish.runtime.clone(),
+            secret_env: BTreeSet::new(),
         }
     }
 
@@ -343,6 +346,18 @@ impl Sandboxes {
         join_all(destroying).await;
         self.shared.drivers.close();
     }
+}
+
+/// By which a wish with other secrets is told; empty without any.
+fn digest(sealer: &Sealer, secrets: &[Binding], env: &SecretEnv) -> String {
+    let mut digest = String::new();
+    if !secrets.is_empty() {
+        digest.push_str(&sealer.digest("sandbox/secrets", &secrets::bytes(secrets)));
+    }
+    if !env.is_empty() {
+        digest.push_str(&sealer.digest("sandbox/env", &env.bytes()));
+    }
+    digest
 }
 
 /// The secrets of a new sandbox, if it is to have any.

@@ -1,6 +1,6 @@
 //! What a sandbox is to be: what a caller wants, what the node makes of it, and what it is then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy;
 use super::runtime::Runtime;
+use super::secret_env::SecretEnv;
 use crate::engine::{LimitSupport, Limits, Spec, Uplink};
 use crate::hands;
 use crate::ids::SandboxId;
@@ -42,6 +43,9 @@ pub struct Wish {
     /// What it keeps running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<Runtime>,
+    /// Over `env`, and for nobody to read. Not kept with the wish.
+    #[serde(skip)]
+    pub secret_env: SecretEnv,
     /// What its proxy puts into headers. Not kept with the wish.
     #[serde(skip)]
     pub secrets: Vec<Binding>,
@@ -113,6 +117,9 @@ pub struct Profile {
     /// What it keeps running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<Runtime>,
+    /// Names of its secret environment; its record has the values, sealed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub secret_env: BTreeSet<String>,
 }
 
 impl Profile {

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::inside::{has_python, hibernate};
 use crate::proxy::proxy;
 use crate::support::certificates::Authority;
-use crate::support::{Daemon, Options, Sandbox, field, reason};
+use crate::support::{Daemon, Options, Sandbox, field, holders, reason};
 
 /// Found nowhere but where it belongs.
 const VALUE: &str = "Bearer 7c1f0d6bhush";
@@ -96,23 +96,6 @@ except urllib.error.HTTPError as error:
 print(answer.status, answer.read().decode())
 EOF"#
     )
-}
-
-/// The files below a directory that hold a text.
-fn holders(directory: &Path, text: &[u8]) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            found.extend(holders(&path, text));
-        } else if kind.is_file()
-            && std::fs::read(&path).unwrap_or_default().windows(text.len()).any(|part| part == text)
-        {
-            found.push(path.display().to_string());
-        }
-    }
-    found
 }
 
 #[tokio::test(flavor = "multi_thread")]

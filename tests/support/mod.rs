@@ -83,6 +83,23 @@ pub fn expect(holds: bool, status: impl Into<String>) -> Result<(), String> {
     if holds { Ok(()) } else { Err(status.into()) }
 }
 
+/// The files below a directory that hold a text.
+pub fn holders(directory: &std::path::Path, text: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(holders(&path, text));
+        } else if kind.is_file()
+            && std::fs::read(&path).unwrap_or_default().windows(text.len()).any(|part| part == text)
+        {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
 /// The reason of an error, such as `RUN_NOT_FOUND`; empty if it has none.
 pub fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()

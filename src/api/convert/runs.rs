@@ -37,7 +37,7 @@ pub fn command(
     deadlines: Deadlines,
 ) -> Result<(SandboxId, Command, Option<String>), Fault> {
     let sandbox = sandbox_id(&request.sandbox_id)?;
-    let env_bytes = check_env(&request.env, MAX_COMMAND_BYTES)?;
+    let env_bytes = check_env("env", &request.env, MAX_COMMAND_BYTES)?;
     let program = program(request.command, request.argv)?;
     let (field, words): (_, usize) = match &program {
         Program::Shell(line) => ("command", line.len()),

@@ -34,7 +34,7 @@ pub(super) fn runtime(request: proto::Runtime) -> Result<Runtime, Fault> {
 }
 
 fn checked(request: proto::Runtime) -> Result<Runtime, Fault> {
-    let env_bytes = check_env(&request.env, MAX_BYTES)?;
+    let env_bytes = check_env("env", &request.env, MAX_BYTES)?;
     let program = program(Some(request.command).filter(|line| !line.is_empty()), request.argv)?;
     let (field, words): (_, usize) = match &program {
         Program::Shell(line) => ("command", line.len()),

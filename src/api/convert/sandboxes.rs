@@ -50,7 +50,8 @@ pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String
         "" => None,
         text => Some(text.parse().map_err(|error| Fault::argument("image", format!("{error}")))?),
     };
-    check_env(&request.env, MAX_ENV_BYTES)?;
+    let bytes = check_env("env", &request.env, MAX_ENV_BYTES)?;
+    check_env("secret_env", &request.secret_env, MAX_ENV_BYTES - bytes)?;
     check_labels(&request.labels)?;
     let workspace = Some(request.workspace).filter(|path| !path.is_empty());
     workspace.as_deref().map_or(Ok(()), |path| absolute("workspace", path))?;
@@ -64,6 +65,7 @@ pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String
         idle: request.idle_timeout.map(idle_timeout).transpose()?,
         network: network(request.network)?,
         runtime: request.runtime.map(runtime).transpose()?,
+        secret_env: request.secret_env.into(),
         secrets: secrets(request.secrets)?,
         secrets_digest: String::new(),
     };
@@ -185,6 +187,7 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
         },
         runtime: profile.runtime.as_ref().map(runtime_message),
         runtime_status: snapshot.runtime.as_ref().map(runtime_status),
+        secret_env: profile.secret_env.iter().cloned().collect(),
     }
 }
 

@@ -19,6 +19,7 @@ pub fn sandbox(sandbox: &proto::Sandbox) -> Value {
         "phase": sandbox.phase().as_str_name(),
         "generation": sandbox.generation,
         "image": sandbox.image,
+        "secret_env": sandbox.secret_env,
         "env": sandbox.env,
         "labels": sandbox.labels,
         "limits": sandbox.limits.as_ref().map(limits),

@@ -31,6 +31,9 @@ pub struct CreateArgs {
     /// Environment of every run; may be given many times
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = args::pair)]
     env: Vec<(String, String)>,
+    /// The same for what nobody shall read: a variable of this command's environment; may be given many times
+    #[arg(long, value_name = "VARIABLE")]
+    secret_env: Vec<String>,
     /// Your own words on the sandbox; may be given many times
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = args::pair)]
     label: Vec<(String, String)>,
@@ -149,12 +152,22 @@ pub async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<()> {
         idle_timeout: args.idle_timeout,
         runtime: runtime::request(args.runtime),
         secrets: network::secrets(args.secret)?,
+        secret_env: secret_env(args.secret_env)?,
     };
     let sandbox = context.sandboxes().create(request).await?.into_inner();
     match context.format {
         Format::Text => output::print(&format!("{}\n", sandbox.id)),
         Format::Json => output::print_json(&json::sandbox(&sandbox)),
     }
+}
+
+/// Values come from this process's environment: what is on the command line, everybody on this machine sees.
+fn secret_env(variables: Vec<String>) -> anyhow::Result<BTreeMap<String, String>> {
+    let read = |variable: String| {
+        let value = std::env::var(&variable).with_context(|| format!("the environment's {variable}"))?;
+        Ok((variable, value))
+    };
+    variables.into_iter().map(read).collect()
 }
 
 /// `hands get`
@@ -303,6 +316,7 @@ fn describe(sandbox: &Sandbox, now: SystemTime) -> String {
         ("workspace", sandbox.workspace.clone()),
         ("labels", pairs(&sandbox.labels)),
         ("env", pairs(&sandbox.env)),
+        ("secret env", sandbox.secret_env.join(" ")),
         ("memory", bytes(limits.memory_bytes)),
         ("cpus", if limits.cpus > 0.0 { limits.cpus.to_string() } else { String::new() }),
         ("pids", if limits.pids == 0 { String::new() } else { limits.pids.to_string() }),
