@@ -157,6 +157,8 @@ pub struct ImageConfig {
     pub max_unpacked: u64,
     /// Registries, as host or host:port, that are spoken to without TLS.
     pub plain_http: Vec<String>,
+    /// Docker's `config.json` with the credentials of registries, if there is a place for one.
+    pub credentials: Option<PathBuf>,
 }
 
 /// What sandboxes may reach.

@@ -417,12 +417,21 @@ async fn a_registry_that_is_not_there_is_a_failed_pull() {
 struct DockerRegistry {
     process: Child,
     port: u16,
+    auth: RegistryAuth,
     _directory: tempfile::TempDir,
 }
 
+/// "ada" with the password "hush", as htpasswd(1) writes it.
+const HTPASSWD: &str = "ada:$2b$12$yKjhM5Qc/4oHSjEnDD94mOoklv02ANsMeJcqwsFxK76BRKK/fyM5q";
+
 impl DockerRegistry {
-    /// `None` where it is not installed.
+    /// For everybody; `None` where it is not installed.
     fn start() -> Option<Self> {
+        Self::start_for(RegistryAuth::Anonymous)
+    }
+
+    /// For everybody, or those of [`HTPASSWD`].
+    fn start_for(auth: RegistryAuth) -> Option<Self> {
         let program = Path::new("/usr/bin/docker-registry");
         if !program.exists() {
             eprintln!("skipped: {} is not installed", program.display());
@@ -435,7 +444,15 @@ impl DockerRegistry {
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
             storage.display()
         );
-        fs::write(&config, text).unwrap();
+        let asked = match auth {
+            RegistryAuth::Anonymous => String::new(),
+            _ => format!(
+                "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+                directory.path().join("htpasswd").display()
+            ),
+        };
+        fs::write(directory.path().join("htpasswd"), HTPASSWD).unwrap();
+        fs::write(&config, text + &asked).unwrap();
         let mut process = Command::new(program)
             .arg("serve")
             .arg(&config)
@@ -453,7 +470,7 @@ impl DockerRegistry {
         };
         // Its log must be read, or it would wait for room in the pipe. The thread ends with the registry.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Some(Self { process, port, _directory: directory })
+        Some(Self { process, port, auth, _directory: directory })
     }
 
     fn name(&self, rest: &str) -> String {
@@ -467,8 +484,8 @@ impl DockerRegistry {
         let config = Config::oci_v1(config(&[&lower, &upper]), None);
         let layers = [ImageLayer::oci_v1_gzip(gzip(&lower), None), ImageLayer::oci_v1(upper, None)];
         let name = self.name("team/app:2").parse().unwrap();
-        client.push(&name, &layers, config, &RegistryAuth::Anonymous, None).await.unwrap();
-        client.fetch_manifest_digest(&name, &RegistryAuth::Anonymous).await.unwrap()
+        client.push(&name, &layers, config, &self.auth, None).await.unwrap();
+        client.fetch_manifest_digest(&name, &self.auth).await.unwrap()
     }
 }
 
@@ -498,6 +515,30 @@ async fn what_was_pushed_to_a_real_registry_is_pulled_from_it() {
     let image = registry.name("team/app:2").parse().unwrap();
     drop(registry);
     assert_is_the_app(&place.resolve(&image).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_registry_that_asks_who_we_are_is_told_what_the_file_says() {
+    let auth = RegistryAuth::Basic("ada".to_owned(), "hush".to_owned());
+    let Some(registry) = DockerRegistry::start_for(auth) else { return };
+    registry.push_app().await;
+    let place = Place::new();
+    let file = place.path("config.json");
+    let image = registry.name("team/app:2").parse().unwrap();
+    let settings =
+        ImageSettings { ownership: Ownership::Own, credentials: Some(file.clone()), ..ImageSettings::default() };
+    let store = ImageStore::open(place.path("images"), settings).unwrap();
+    let host = registry.name("");
+    // Without the file, with a wrong password, and with the right one, each as it is at the time.
+    for auth in [None, Some("YWRhOndyb25n")] {
+        if let Some(auth) = auth {
+            fs::write(&file, format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}"}}}}}}"#)).unwrap();
+        }
+        let error = store.resolve(&image).await.unwrap_err();
+        assert!(matches!(error, ImageError::Pull { .. } | ImageError::PullRefused { .. }), "{error:?}");
+    }
+    fs::write(&file, format!(r#"{{"auths":{{"{host}":{{"auth":"YWRhOmh1c2g="}}}}}}"#)).unwrap();
+    assert_is_the_app(&store.resolve(&image).await.unwrap());
 }
 
 /// What is seen in the overlay of an image, one line for each file: its name and its content.

@@ -43,7 +43,7 @@ pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environmen
             sandbox: root.section("sandbox", |section| sandbox(section, engine.kind, overrides)),
             run: root.section("run", run),
             runtime: root.section("runtime", runtime),
-            image: root.section("image", image),
+            image: root.section("image", |section| image(section, environment)),
             network: root.section("network", network),
             brains: root.section("brain", brains::brains),
             model: root.section("model", brains::model),
@@ -229,10 +229,11 @@ fn run(run: &mut Section<'_, '_>) -> RunDefaults {
     }
 }
 
-fn image(image: &mut Section<'_, '_>) -> ImageConfig {
+fn image(image: &mut Section<'_, '_>, environment: &Environment) -> ImageConfig {
     ImageConfig {
         max_unpacked: image.take("max_unpacked", size(defaults::MAX_UNPACKED_BOUNDS)).unwrap_or(defaults::MAX_UNPACKED),
         plain_http: image.take_list("plain_http", text(registry)).unwrap_or_default(),
+        credentials: registry_credentials(image, environment),
     }
 }
 
@@ -302,11 +303,16 @@ fn docker(docker: &mut Section<'_, '_>, kind: EngineKind, environment: &Environm
             .unwrap_or_else(|| defaults::NETWORK_MODE.to_owned()),
         pull: docker.take("pull", choice(pull)).unwrap_or(defaults::PULL),
         user_namespace: docker.take("user_namespace", choice(user_namespace)).unwrap_or(defaults::USER_NAMESPACE),
-        credentials: docker.take("credentials", text(credentials)).unwrap_or_else(|| {
-            let below_home = || environment.home.as_ref().map(|home| home.join(".docker"));
-            environment.docker_config.clone().or_else(below_home).map(|config| config.join("config.json"))
-        }),
+        credentials: registry_credentials(docker, environment),
     }
+}
+
+/// Where `docker login` keeps them, unless something else is written.
+fn registry_credentials(section: &mut Section<'_, '_>, environment: &Environment) -> Option<PathBuf> {
+    section.take("credentials", text(credentials)).unwrap_or_else(|| {
+        let below_home = || environment.home.as_ref().map(|home| home.join(".docker"));
+        environment.docker_config.clone().or_else(below_home).map(|config| config.join("config.json"))
+    })
 }
 
 fn docker_socket(docker: &mut Section<'_, '_>, kind: EngineKind, environment: &Environment) -> PathBuf {

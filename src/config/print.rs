@@ -1,5 +1,6 @@
 //! Writes a configuration as the file that would give it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::{
@@ -196,9 +197,12 @@ max_runs = {max_runs}
 max_unpacked = {max_unpacked}
 # Registries, as host or host:port, that are spoken to without TLS.
 plain_http = [{plain_http}]
+# Docker's file with the credentials of registries, or \"none\".
+credentials = {credentials}
 ",
             max_unpacked = size(self.image.max_unpacked),
             plain_http = plain_http.join(", "),
+            credentials = path_or_none(self.image.credentials.as_deref()),
         )
     }
 
@@ -272,7 +276,6 @@ id_base = {id_base:#x}
             UserNamespace::Engine => "engine",
             UserNamespace::Host => "host",
         };
-        let credentials = credentials.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
         format!(
             "\
 # Of the engine \"docker\".
@@ -293,7 +296,7 @@ credentials = {credentials}
             socket = text(&socket.display().to_string()),
             runtime = text(runtime.as_deref().unwrap_or_default()),
             network_mode = text(network_mode),
-            credentials = text(&credentials),
+            credentials = path_or_none(credentials.as_deref()),
         )
     }
 }
@@ -308,6 +311,10 @@ pub(super) fn duration(duration: Duration) -> String {
 
 pub(super) fn limit(bound: Option<String>) -> String {
     bound.unwrap_or_else(|| text("unlimited"))
+}
+
+fn path_or_none(path: Option<&Path>) -> String {
+    path.map_or_else(|| text("none"), |path| text(&path.display().to_string()))
 }
 
 /// A basic string of TOML.

@@ -122,6 +122,7 @@ stable = '6s'
 [image]
 max_unpacked = '1G'
 plain_http = ['registry.local:5000']
+credentials = 'none'
 [network]
 default = 'proxy'
 allow = ['Example.com:443']
@@ -216,7 +217,11 @@ audit = '/audit'
             window: Duration::from_secs(5),
             stable: Duration::from_secs(6),
         },
-        image: ImageConfig { max_unpacked: 1 << 30, plain_http: vec!["registry.local:5000".to_owned()] },
+        image: ImageConfig {
+            max_unpacked: 1 << 30,
+            plain_http: vec!["registry.local:5000".to_owned()],
+            credentials: None,
+        },
         network: NetworkConfig {
             default: Policy::Proxy(Allow::parse(&["example.com:443"]).unwrap()),
             ceiling: Policy::Proxy(Allow::parse(&["*.example.com", "example.com"]).unwrap()),

@@ -74,6 +74,7 @@ fn start_native(config: &Config, instance: &str, is_root: bool) -> Result<Native
     let settings = ImageSettings {
         max_unpacked_bytes: config.image.max_unpacked,
         plain_http: config.image.plain_http.clone(),
+        credentials: config.image.credentials.clone(),
         ownership: if is_root { Ownership::Keep } else { Ownership::Own },
         ..ImageSettings::default()
     };

@@ -45,7 +45,6 @@ use readiness::Lookout;
 mod brought;
 mod client;
 mod container;
-mod credentials;
 mod digests;
 mod events;
 mod guest;

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 
 mod archive;
 mod compression;
+mod credentials;
 mod digest;
 mod error;
 mod host;
@@ -36,6 +37,7 @@ mod stale;
 mod store;
 mod unpack;
 
+pub use credentials::{Credentials, Proof};
 pub use error::{ImageError, Limit};
 pub use reference::{ImageRef, ImageRefError};
 pub use settings::{DEFAULT_MAX_ENTRIES, DEFAULT_MAX_UNPACKED_BYTES, ImageSettings, Ownership};

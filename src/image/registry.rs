@@ -1,8 +1,9 @@
-//! Pulls from registries: without credentials, for this platform, bounded and verified.
+//! Pulls from registries: for this platform, bounded and verified.
 
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
+use super::credentials::{Credentials, Proof};
 use super::manifest::{self, Config, Descriptor, MAX_DOCUMENT_BYTES, Manifest};
 use super::meter::Budget;
 use super::{ImageError, Limit};
@@ -35,6 +37,7 @@ const MANIFEST_TYPES: &[&str] =
 #[derive(Debug)]
 pub(super) struct Registry {
     plain_http: Vec<String>,
+    credentials: Option<PathBuf>,
 }
 
 /// An image of a registry, its layers not yet pulled.
@@ -49,11 +52,26 @@ pub(super) struct PulledImage {
 pub(super) struct Connection {
     client: Client,
     name: Reference,
+    auth: RegistryAuth,
 }
 
 impl Registry {
-    pub(super) fn new(plain_http: Vec<String>) -> Self {
-        Self { plain_http }
+    /// `credentials` is Docker's `config.json`, if there is a place for one.
+    pub(super) fn new(plain_http: Vec<String>, credentials: Option<PathBuf>) -> Self {
+        Self { plain_http, credentials }
+    }
+
+    /// Who we are to a registry.
+    fn auth(&self, registry: &str) -> RegistryAuth {
+        let found = self.credentials.as_deref().and_then(|path| Credentials::of_file(path, registry));
+        match found {
+            Some(Credentials { user, proof: Proof::Password(password), .. }) => RegistryAuth::Basic(user, password),
+            Some(Credentials { proof: Proof::IdentityToken(_), .. }) => {
+                tracing::warn!(registry, "its credentials are an identity token, which Docker alone can use");
+                RegistryAuth::Anonymous
+            }
+            None => RegistryAuth::Anonymous,
+        }
     }
 
     /// Nothing is sent before the first pull.
@@ -70,7 +88,7 @@ impl Registry {
             ..ClientConfig::default()
         };
         match Client::try_from(config) {
-            Ok(client) => Ok(Connection { client, name }),
+            Ok(client) => Ok(Connection { client, auth: self.auth(name.resolve_registry()), name }),
             Err(error) => Err(pull_error(&name, error)),
         }
     }
@@ -108,7 +126,7 @@ impl Connection {
     }
 
     async fn manifest(&self, name: &Reference) -> Result<Manifest, ImageError> {
-        let pull = self.client.pull_manifest_raw(name, &RegistryAuth::Anonymous, MANIFEST_TYPES);
+        let pull = self.client.pull_manifest_raw(name, &self.auth, MANIFEST_TYPES);
         let pulled = tokio::time::timeout(MANIFEST_TIMEOUT, pull).await.map_err(|_| ImageError::PullTimeout {
             registry: name.registry().to_owned(),
             seconds: MANIFEST_TIMEOUT.as_secs(),

@@ -1,5 +1,7 @@
 //! How images are got and unpacked.
 
+use std::path::PathBuf;
+
 /// Default of [`ImageSettings::max_unpacked_bytes`].
 pub const DEFAULT_MAX_UNPACKED_BYTES: u64 = 20 << 30;
 /// Default of [`ImageSettings::max_entries`]: large images have half a million files.
@@ -14,6 +16,8 @@ pub struct ImageSettings {
     pub max_entries: u64,
     /// Registries, as "host:port", that are spoken to over plain HTTP. Those on the loopback address always are.
     pub plain_http: Vec<String>,
+    /// Docker's `config.json` with the credentials of registries, if there is a place for one.
+    pub credentials: Option<PathBuf>,
     /// Who owns the files.
     pub ownership: Ownership,
 }
@@ -24,6 +28,7 @@ impl Default for ImageSettings {
             max_unpacked_bytes: DEFAULT_MAX_UNPACKED_BYTES,
             max_entries: DEFAULT_MAX_ENTRIES,
             plain_http: Vec::new(),
+            credentials: None,
             ownership: Ownership::Keep,
         }
     }

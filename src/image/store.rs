@@ -70,7 +70,7 @@ impl ImageStore {
                 .map_err(|error| ImageError::io(format!("make {}", directory.display()), error))?;
             remove_temporary(directory)?;
         }
-        let registry = Registry::new(settings.plain_http.clone());
+        let registry = Registry::new(settings.plain_http.clone(), settings.credentials.clone());
         let host = HostTrees::new(host, settings.ownership);
         let flights = Mutex::default();
         Ok(Self { shared: Arc::new(Shared { settings, directory, layers, records, registry, host, flights }) })

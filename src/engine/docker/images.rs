@@ -5,11 +5,11 @@
 //! of, and nobody has asked for in a day, can go; what Docker had before is never touched.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::body_try_stream;
 use bollard::errors::Error;
 use bollard::query_parameters::{
@@ -21,13 +21,13 @@ use oci_client::Reference;
 use sha2::{Digest, Sha256};
 use tokio_util::io::ReaderStream;
 
+use super::Pull;
 use super::brought::Brought;
 use super::client::{Client, call, is_not_found};
 use super::container::INSTANCE;
 use super::digests::{Digests, hex};
-use super::{Pull, credentials};
 use crate::engine::{EngineError, ImageDefaults, wanted_since};
-use crate::image::{ImageError, ImageRef};
+use crate::image::{Credentials, ImageError, ImageRef, Proof};
 
 /// Of a pull, an import or a load, from its beginning to its end.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(1800);
@@ -43,9 +43,6 @@ const REPOSITORY: &str = "handsd/files";
 
 /// Bytes of a file at a time.
 const CHUNK: usize = 256 << 10;
-
-/// Longest `config.json` that is read.
-const MAX_CREDENTIALS: u64 = 1 << 20;
 
 /// An image that Docker has.
 #[derive(Debug)]
@@ -114,9 +111,9 @@ impl Images {
 
     async fn pull(&self, reference: &Reference, full: &str) -> Result<(), Fault> {
         let registry = reference.resolve_registry();
-        let credentials = self.credentials.as_deref().and_then(read_short);
-        let credentials = credentials.and_then(|text| credentials::find(&text, registry));
+        let credentials = self.credentials.as_deref().and_then(|path| Credentials::of_file(path, registry));
         let options = CreateImageOptionsBuilder::new().from_image(full).build();
+        let credentials = credentials.map(docker_credentials);
         let pulling = finish(self.client.raw().create_image(Some(options), None, credentials));
         match call(&format!("pull {full}"), TRANSFER_DEADLINE, pulling).await {
             Ok(Ok(_)) => Ok(()),
@@ -351,10 +348,13 @@ fn of_file(path: &Path, source: io::Error) -> Fault {
     }
 }
 
-fn read_short(path: &Path) -> Option<Vec<u8>> {
-    let mut text = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(File::open(path).ok()?, MAX_CREDENTIALS), &mut text).ok()?;
-    Some(text)
+fn docker_credentials(Credentials { server, user, proof }: Credentials) -> DockerCredentials {
+    let (password, identitytoken) = match proof {
+        Proof::Password(password) => (Some(password), None),
+        Proof::IdentityToken(token) => (None, Some(token)),
+    };
+    let (username, serveraddress) = (Some(user), Some(server));
+    DockerCredentials { username, password, identitytoken, serveraddress, ..DockerCredentials::default() }
 }
 
 #[cfg(test)]
