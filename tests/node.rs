@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use handsd::api::proto::{
-    DrainRequest, HibernateSandboxRequest, ListSandboxesRequest, NodeEvent, NodeEventsRequest, Phase,
+    DrainRequest, HibernateSandboxRequest, ListSandboxesRequest, NodeEvent, NodeEventsRequest, NodeInfo, Phase,
 };
+use prost::Message as _;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
 use support::{Daemon, Options, SOON, Sandbox, argv, duration, eventually, expect, field, process, reason, shell};
@@ -113,4 +115,58 @@ async fn a_narrow_umask_of_whoever_starts_it_changes_nothing_inside() {
     let Some(daemon) = Daemon::start_with(Options { wrapper, ..Options::default() }).await else { return };
     let sandbox = daemon.sandbox().await;
     assert_eq!(sandbox.read("setpriv --reuid 1000 --clear-groups ls / > /dev/null; umask").await, "0022");
+}
+
+/// A frame of HTTP/2 on the first stream.
+fn frame(kind: u8, flags: u8, stream: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], body].concat()
+}
+
+/// Headers as gRPC's C core writes them, with the path of a socket for an authority.
+fn headers_of_a_call(path: &str, authority: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    [
+        &[0x86, 0x83, 0x44][..],
+        &text(path),
+        &[0x41],
+        &text(authority),
+        &[0x40],
+        &text("te"),
+        &text("trailers"),
+        &[0x5f],
+        &text("application/grpc"),
+    ]
+    .concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_the_path_of_the_socket_for_an_authority_is_served() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let socket = daemon.socket();
+    let socket = socket.to_str().unwrap();
+    for authority in [socket.to_owned(), socket.replace('/', "%2F")] {
+        let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+        let headers = headers_of_a_call("/hands.v1.Node/Info", &authority);
+        let call = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, 0, &[]),
+            frame(1, 4, 1, &headers),
+            frame(0, 1, 1, &[0; 5]),
+        ];
+        stream.write_all(&call.concat()).await.unwrap();
+        // The first frame with data is the message; a reset would come instead.
+        let message = loop {
+            let mut header = [0; 9];
+            stream.read_exact(&mut header).await.unwrap();
+            let [high, middle, low, kind, ..] = header;
+            let mut body = vec![0; u32::from_be_bytes([0, high, middle, low]) as usize];
+            stream.read_exact(&mut body).await.unwrap();
+            assert_ne!(kind, 3, "reset with {body:?}");
+            if kind == 0 {
+                break body;
+            }
+        };
+        assert_eq!(NodeInfo::decode(&message[5..]).unwrap().version, env!("CARGO_PKG_VERSION"));
+    }
 }

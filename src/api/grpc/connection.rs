@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -17,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use super::authority::Rewriter;
 use crate::auth::policy::Peer;
 use crate::auth::tls;
 
@@ -46,7 +47,7 @@ pub struct Connection {
 }
 
 enum Io {
-    Unix(UnixStream),
+    Unix(UnixStream, Rewriter),
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -114,7 +115,7 @@ impl Socket {
             Self::Unix(stream) => {
                 stream.ready(Interest::READABLE).await?;
                 let uid = stream.peer_cred()?.uid();
-                Ok((Io::Unix(stream), Peer::Local { uid }))
+                Ok((Io::Unix(stream, Rewriter::new()), Peer::Local { uid }))
             }
             Self::Plain(stream) => {
                 stream.set_nodelay(true)?;
@@ -142,7 +143,12 @@ impl Connected for Connection {
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Io::Unix(stream, rewriter) => {
+                let before = buffer.filled().len();
+                ready!(Pin::new(stream).poll_read(cx, buffer))?;
+                rewriter.rewrite(&mut buffer.filled_mut()[before..]);
+                Poll::Ready(Ok(()))
+            }
             Io::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Io::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
@@ -152,7 +158,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.io {
-            Io::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Io::Unix(stream, _) => Pin::new(stream).poll_write(cx, bytes),
             Io::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
@@ -164,7 +170,7 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.io {
-            Io::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Io::Unix(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
             Io::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
@@ -172,7 +178,7 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         match &self.io {
-            Io::Unix(stream) => stream.is_write_vectored(),
+            Io::Unix(stream, _) => stream.is_write_vectored(),
             Io::Tcp(stream) => stream.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
         }
@@ -180,7 +186,7 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Unix(stream, _) => Pin::new(stream).poll_flush(cx),
             Io::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -188,7 +194,7 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Unix(stream, _) => Pin::new(stream).poll_shutdown(cx),
             Io::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }

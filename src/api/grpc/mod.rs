@@ -8,6 +8,7 @@ use std::pin::Pin;
 use futures_util::Stream;
 use tonic::Status;
 
+mod authority;
 pub mod call;
 pub mod connection;
 pub mod doors;
