@@ -123,13 +123,14 @@ fn frame(kind: u8, flags: u8, stream: u8, body: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags, 0, 0, 0, stream], body].concat()
 }
 
-/// Headers as gRPC's C core writes them, with the path of a socket for an authority.
-fn headers_of_a_call(path: &str, authority: &str) -> Vec<u8> {
+/// Headers with the path of a socket for an authority, whose name stands there in full, as gRPC's C core writes it, or by its
+/// number, as Java does.
+fn headers_of_a_call(path: &str, name: &[u8], authority: &str) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     [
         &[0x86, 0x83, 0x44][..],
         &text(path),
-        &[0x41],
+        name,
         &text(authority),
         &[0x40],
         &text("te"),
@@ -145,9 +146,10 @@ async fn a_client_that_takes_the_path_of_the_socket_for_an_authority_is_served()
     let Some(daemon) = Daemon::start().await else { return };
     let socket = daemon.socket();
     let socket = socket.to_str().unwrap();
-    for authority in [socket.to_owned(), socket.replace('/', "%2F")] {
+    let callers = [(&b"\x40\x0a:authority"[..], socket.replace('/', "%2F")), (&[0x41], socket.to_owned())];
+    for (name, authority) in callers {
         let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
-        let headers = headers_of_a_call("/hands.v1.Node/Info", &authority);
+        let headers = headers_of_a_call("/hands.v1.Node/Info", name, &authority);
         let call = [
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
             frame(4, 0, 0, &[]),

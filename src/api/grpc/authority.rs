@@ -20,8 +20,9 @@ const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 const PRIORITY_LEN: usize = 5;
 
-/// The index of the name `:authority` (RFC 7541, appendix A).
-const AUTHORITY: usize = 1;
+/// A name, and its index (RFC 7541, appendix A). Some write it out all the same.
+const AUTHORITY: &[u8] = b":authority";
+const AUTHORITY_INDEX: usize = 1;
 
 /// Follows what a client sends.
 #[derive(Debug)]
@@ -69,8 +70,8 @@ enum Number {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Text {
-    /// A name, behind which comes a value.
-    Name,
+    /// A name, behind which comes a value. As far as it is that of the authority: so many bytes.
+    Name(Option<usize>),
     /// The value of an authority.
     Authority,
     /// Any other value.
@@ -188,7 +189,7 @@ impl Field {
                 if is_plain && text == Text::Authority && matches!(*byte, b'/' | b'%') {
                     *byte = b'-';
                 }
-                Self::bytes(rest - 1, text, is_plain)
+                Self::bytes(rest - 1, text.after(*byte), is_plain)
             }
         }
     }
@@ -204,9 +205,20 @@ impl Field {
 
     fn bytes(rest: usize, text: Text, is_plain: bool) -> Self {
         match (rest, text) {
-            (0, Text::Name) => Self::String(Text::Value),
+            (0, Text::Name(Some(length))) if length == AUTHORITY.len() => Self::String(Text::Authority),
+            (0, Text::Name(_)) => Self::String(Text::Value),
             (0, Text::Authority | Text::Value) => Self::Start,
             (rest, text) => Self::Bytes { rest, text, is_plain },
+        }
+    }
+}
+
+impl Text {
+    /// What it is behind one of its bytes.
+    fn after(self, byte: u8) -> Self {
+        match self {
+            Self::Name(Some(length)) => Self::Name((AUTHORITY.get(length) == Some(&byte)).then_some(length + 1)),
+            other => other,
         }
     }
 }
@@ -216,8 +228,8 @@ impl Number {
     fn is(self, value: usize) -> Field {
         match (self, value) {
             (Self::Whole, _) => Field::Start,
-            (Self::Name, 0) => Field::String(Text::Name),
-            (Self::Name, AUTHORITY) => Field::String(Text::Authority),
+            (Self::Name, 0) => Field::String(Text::Name(Some(0))),
+            (Self::Name, AUTHORITY_INDEX) => Field::String(Text::Authority),
             (Self::Name, _) => Field::String(Text::Value),
             (Self::Length { text, is_plain }, length) => Field::bytes(length, text, is_plain),
         }
@@ -246,7 +258,9 @@ mod tests {
     fn headers(authority: &[u8]) -> Vec<u8> {
         let own = [&[0x40][..], &string(b"x-own"), &string(b"a/b%c")].concat();
         let long = [&[0x0f, 0x30, 127, 0x11][..], &[b'/'; 127 + 17]].concat();
-        let authority = [&[0x41][..], &string(authority)].concat();
+        let named = [&[0x40][..], &string(b":authority"), &string(authority)].concat();
+        let other = [&[0x40][..], &string(b":authority2"), &string(b"/%")].concat();
+        let authority = [&[0x41][..], &string(authority), &named, &other].concat();
         [&[0x83, 0x86, 0x04][..], &string(b"/hands.v1.Node/Info"), &own, &long, &authority, &[0x3f, 0xe1, 0x1f, 0x90]]
             .concat()
     }
