@@ -25,6 +25,10 @@ use crate::telemetry::chain;
 /// The domain of every reason.
 pub const DOMAIN: &str = "hands.v1";
 
+/// Longest message, in bytes. A caller's own words may be a part of it; it travels in headers, up to three times and encoded,
+/// and clients of gRPC take 8 KiB of these.
+const MAX_MESSAGE: usize = 1024;
+
 /// An error as the API tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -39,7 +43,7 @@ impl Fault {
     /// An error without more to it.
     #[must_use]
     pub fn new(code: Code, reason: ErrorReason, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), field: None, errno: None }
+        Self { code, reason, message: shortened(message.into()), field: None, errno: None }
     }
 
     /// A bad argument; `message` says what was expected.
@@ -100,6 +104,14 @@ impl Fault {
     fn errno(self, errno: i32) -> Self {
         Self { errno: Some(errno), ..self }
     }
+}
+
+fn shortened(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        message.push_str(" ...");
+    }
+    message
 }
 
 impl From<Fault> for Status {
@@ -399,6 +411,12 @@ mod tests {
         for (step, errno, code, reason) in cases {
             assert_eq!(reason_of(step, errno), (code, reason), "{step:?} {errno}");
         }
+    }
+
+    #[test]
+    fn a_message_with_much_of_the_caller_in_it_is_cut() {
+        let fault = Fault::new(Code::NotFound, ErrorReason::AgentNotFound, "é".repeat(1_000));
+        assert_eq!(fault.message, "é".repeat(512) + " ...");
     }
 
     #[test]
