@@ -12,7 +12,6 @@ use tonic::{Code, Extensions};
 use tracing::Span;
 use tracing::field::{Empty, display};
 
-use super::trace::TraceContext;
 use crate::api::proto::ErrorReason;
 use crate::api::status::Fault;
 use crate::auth::Access;
@@ -22,6 +21,7 @@ use crate::auth::rate::Ticket;
 use crate::ids::{RunId, SandboxId};
 use crate::metrics::metrics;
 use crate::telemetry::chain;
+use crate::telemetry::trace::TraceContext;
 
 /// A handle on a call; the call is over when it is told so.
 #[derive(Clone)]

@@ -19,7 +19,6 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::call::{Call, Start};
-use super::trace::{self, TraceContext};
 use crate::api::proto::ErrorReason;
 use crate::api::status::Fault;
 use crate::auth::Access;
@@ -28,6 +27,7 @@ use crate::auth::rate::{Excess, Meter, Ticket};
 use crate::auth::token::{self, TokenHash};
 use crate::ids::RequestId;
 use crate::metrics::metrics;
+use crate::telemetry::trace::{self, TraceContext};
 
 /// The layer: what it guards is built below it.
 #[derive(Clone)]

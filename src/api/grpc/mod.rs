@@ -18,7 +18,6 @@ pub mod hands;
 pub mod node;
 pub mod sandboxes;
 pub mod sessions;
-pub mod trace;
 
 /// A server stream.
 type ReplyStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
