@@ -1,14 +1,11 @@
 //! Every metric is seen to count what it says, and all of them as Prometheus wants them.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use crate::support::{Daemon, Options, SOON, eventually, expect, probe, shell};
 use handsd::api::proto::{BashRequest, HibernateSandboxRequest, WakeSandboxRequest};
-use support::{Daemon, Options, SOON, eventually, expect, probe, shell};
-
-mod support;
 
 /// The samples of a scrape, by name and labels.
 async fn scrape(daemon: &Daemon) -> BTreeMap<String, f64> {
