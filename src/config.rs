@@ -24,7 +24,7 @@ use crate::image::{ImageRef, ImageRefError};
 use crate::network::policy::Policy;
 use crate::sandbox::policy::Policy as Restarts;
 use crate::sandbox::pressure;
-use crate::telemetry::{LogConfig, LogFormat};
+use crate::telemetry::{LogConfig, LogFormat, TraceConfig};
 
 mod access;
 mod brains;
@@ -34,6 +34,7 @@ mod listen;
 mod parse;
 mod print;
 mod section;
+mod telemetry;
 mod units;
 mod value;
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Where spans of calls are sent.
+    pub telemetry: TraceConfig,
     /// Who may call.
     pub auth: AuthConfig,
     /// Certificates of the gRPC ports; without them, there is no TLS and only loopback is served.

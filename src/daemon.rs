@@ -30,6 +30,7 @@ use crate::seal::Sealer;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::telemetry::chain;
+use crate::telemetry::spans::Spans;
 use crate::webhook::{self, Reach, Webhooks};
 use brains::brains;
 pub use brains::cages;
@@ -121,6 +122,11 @@ impl Daemon {
             node,
             end: CancellationToken::new(),
         };
+        let (spans, exporter) = match config.telemetry.otlp.as_deref().map(Spans::to).transpose() {
+            Ok(collected) => collected.unzip(),
+            Err(error) => return Err(DaemonError::Telemetry(error)),
+        };
+        let spans = spans.unwrap_or_default();
         let (reporter, health) = tonic_health::server::health_reporter();
         let routes = services.routes(health)?;
         let mut daemon = Self {
@@ -134,12 +140,15 @@ impl Daemon {
             health: watch::Sender::default(),
             grpc: Vec::new(),
             http,
-            front: Front::open(config).map_err(DaemonError::Front)?,
+            front: Front::open(config, spans).map_err(DaemonError::Front)?,
             config: config.clone(),
             _lock: lock,
         };
         services::begin(&reporter).await;
         daemon.watch_over(reporter);
+        if let Some(exporter) = exporter {
+            daemon.servers.spawn(exporter.run(daemon.stop.clone()));
+        }
         if let Some(resolver) = resolver {
             daemon.servers.spawn(resolver.serve(daemon.stop.clone()));
         }
@@ -210,6 +219,7 @@ impl Daemon {
             node: services.node,
             health: self.health.subscribe(),
             access,
+            spans: self.front.spans(),
             stop: self.stop.clone(),
             tasks: tasks.clone(),
         };

@@ -23,6 +23,10 @@ const CALL_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1
 /// Around the 50 ms in which a run has to be ended, in seconds.
 const OVERSHOOT_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0];
 
+/// Outcomes of a span.
+const SENT: &str = "sent";
+const LOST: &str = "lost";
+
 /// All of them.
 #[derive(Debug)]
 pub struct Metrics {
@@ -43,6 +47,7 @@ pub struct Metrics {
     spool_bytes: IntGauge,
     store_lag: prometheus::Gauge,
     healthy: IntGaugeVec,
+    spans: IntCounterVec,
 }
 
 /// A step of a sandbox's life.
@@ -98,6 +103,11 @@ impl Metrics {
         let build = gauges(&registry, "handsd_build_info", "Version of the daemon; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let add = &registry;
+        let spans = counters(&registry, "handsd_spans_total", "Spans of calls, by what became of them.", &["outcome"])?;
+        // Both are there from the beginning, so that the first loss is a growth.
+        for outcome in [SENT, LOST] {
+            spans.with_label_values(&[outcome]);
+        }
         Ok(Self {
             calls: counters(add, "handsd_grpc_calls_total", "Calls that have ended.", &["method", "code"])?,
             call_seconds: histograms(
@@ -144,6 +154,7 @@ impl Metrics {
                 gauge
             },
             healthy: gauges(add, "handsd_healthy", "1 if the check found nothing amiss, else 0.", &["check"])?,
+            spans,
             registry,
         })
     }
@@ -200,6 +211,16 @@ impl Metrics {
     /// A check of the node's health.
     pub fn checked(&self, check: &str, is_good: bool) {
         self.healthy.with_label_values(&[check]).set(i64::from(is_good));
+    }
+
+    /// The collector has taken so many spans.
+    pub fn spans_sent(&self, count: u64) {
+        self.spans.with_label_values(&[SENT]).inc_by(count);
+    }
+
+    /// So many spans reach no collector.
+    pub fn spans_lost(&self, count: u64) {
+        self.spans.with_label_values(&[LOST]).inc_by(count);
     }
 
     /// All of them as Prometheus reads them, with what was just counted.

@@ -1,4 +1,5 @@
-//! Logs: to standard error, for people or for machines; and errors with all their causes.
+//! What is told of what the daemon does: logs, to standard error, for people or for machines; errors with all their causes;
+//! and [`spans`] of calls, for a collector of traces.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +10,16 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, reload};
 
+pub mod otlp;
+pub mod spans;
 pub mod trace;
+
+/// Where spans of calls are sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TraceConfig {
+    /// The root of a collector that speaks OTLP over HTTP, without a slash at its end; `None`: nowhere.
+    pub otlp: Option<String>,
+}
 
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +51,9 @@ pub enum TelemetryError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    /// Nothing can be sent to a collector.
+    #[error("a client for the collector of spans")]
+    Client(#[source] reqwest::Error),
     /// Something in this process logs already.
     #[error("starting the log")]
     Started(#[source] TryInitError),

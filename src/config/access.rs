@@ -125,21 +125,43 @@ impl Config {
     /// The sections in which `new` asks for something that a running daemon cannot put in force.
     #[must_use]
     pub fn waiting_for_restart(&self, new: &Self) -> Vec<&'static str> {
+        // All of them by name, so that none can be forgotten. Who may call changes live.
+        let Self {
+            state_dir,
+            grpc,
+            http,
+            log,
+            telemetry,
+            auth: _,
+            tls,
+            limits,
+            health,
+            sandbox,
+            run,
+            runtime,
+            image,
+            network,
+            brains,
+            model,
+            engine,
+        } = self;
         let changed = [
-            ("state_dir", self.state_dir != new.state_dir),
-            ("grpc", self.grpc != new.grpc),
-            ("http", self.http != new.http),
-            ("log.format", self.log.format != new.log.format),
-            ("sandbox", self.sandbox != new.sandbox),
-            ("run", self.run != new.run),
-            ("runtime", self.runtime != new.runtime),
-            ("image", self.image != new.image),
-            ("engine", self.engine != new.engine),
-            ("health", self.health != new.health),
-            ("brain", self.brains != new.brains),
-            ("model", self.model != new.model),
-            ("tls", self.tls.is_some() != new.tls.is_some()),
-            ("limits.connections", self.limits.connections != new.limits.connections),
+            ("state_dir", *state_dir != new.state_dir),
+            ("grpc", *grpc != new.grpc),
+            ("http", *http != new.http),
+            ("log.format", log.format != new.log.format),
+            ("telemetry", *telemetry != new.telemetry),
+            ("tls", tls.is_some() != new.tls.is_some()),
+            ("limits.connections", limits.connections != new.limits.connections),
+            ("health", *health != new.health),
+            ("sandbox", *sandbox != new.sandbox),
+            ("run", *run != new.run),
+            ("runtime", *runtime != new.runtime),
+            ("image", *image != new.image),
+            ("network", *network != new.network),
+            ("brain", *brains != new.brains),
+            ("model", *model != new.model),
+            ("engine", *engine != new.engine),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(section, _)| section).collect()
     }

@@ -95,7 +95,8 @@ fn version(text: &str) -> Result<String, String> {
     if is_version { Ok(text.to_owned()) } else { Err("a version like \"2.1.330\"".to_owned()) }
 }
 
-fn base_url(text: &str) -> Result<String, String> {
+/// The root of an HTTP service.
+pub(super) fn base_url(text: &str) -> Result<String, String> {
     let url = reqwest::Url::parse(text).ok();
     let is_base = url.is_some_and(|url| {
         let is_plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();

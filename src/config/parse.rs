@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::access;
 use super::brains;
 use super::section::{self, Section, choice, integer, limit, number, text};
+use super::telemetry;
 use super::value::{
     credentials, directory, docker_name, domain, duration, expected, filter, host, image_reference, listen_address,
     origin, range, registry, size, subnet, truth,
@@ -36,6 +37,7 @@ pub(super) fn config(text: &str, overrides: &Overrides, environment: &Environmen
             }),
             grpc,
             log: root.section("log", log),
+            telemetry: root.section("telemetry", telemetry::telemetry),
             auth,
             tls,
             limits: root.section("limits", access::limits),

@@ -14,11 +14,12 @@ impl Config {
     /// same configuration.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        let first =
-            [self.listening(), self.http(), self.log(), self.sandbox(), self.run(), self.runtime(), self.image()];
-        let rest =
-            [self.network(), self.brains(), self.model(), self.engine(), self.docker(), self.limits(), self.access()];
-        [&first[..], &rest].concat().join("\n")
+        let node = [self.listening(), self.http(), self.log(), self.telemetry()];
+        let sandboxes = [self.sandbox(), self.run(), self.runtime(), self.image(), self.network()];
+        let brains = [self.brains(), self.model()];
+        let engines = [self.engine(), self.docker()];
+        let callers = [self.limits(), self.access()];
+        [&node[..], &sandboxes, &brains, &engines, &callers].concat().join("\n")
     }
 
     fn listening(&self) -> String {

@@ -92,6 +92,8 @@ unread_timeout = '2s'
 [log]
 filter = 'warn,handsd::engine=debug'
 format = 'json'
+[telemetry]
+otlp = 'http://collector.local:4318/'
 [sandbox]
 image = 'debian:12'
 memory = '512MiB'
@@ -181,6 +183,7 @@ audit = '/audit'
             unread_timeout: Duration::from_secs(2),
         },
         log: LogConfig { filter: "warn,handsd::engine=debug".to_owned(), format: LogFormat::Json },
+        telemetry: TraceConfig { otlp: Some("http://collector.local:4318".to_owned()) },
         auth: AuthConfig { clients: Vec::new(), audit: Some("/audit".into()) },
         tls: None,
         limits: LimitsConfig {

@@ -11,6 +11,7 @@ use crate::network::policy::Beyond;
 use crate::seal;
 use crate::session::SessionError;
 use crate::store::StoreError;
+use crate::telemetry::TelemetryError;
 use crate::webhook::WebhookError;
 
 /// Why the daemon could not start.
@@ -67,6 +68,9 @@ pub enum DaemonError {
     /// The sessions cannot be read.
     #[error("the sessions")]
     Sessions(#[source] SessionError),
+    /// No spans can be sent.
+    #[error(transparent)]
+    Telemetry(TelemetryError),
     /// Reflection refuses the descriptors.
     #[error("gRPC reflection")]
     Reflection(#[source] tonic_reflection::server::Error),

@@ -25,6 +25,7 @@ use crate::auth::rate::Meter;
 use crate::auth::tls::{self, ClientCertificate, TlsError};
 use crate::config::{Config, ListenAddress};
 use crate::telemetry::chain;
+use crate::telemetry::spans::Spans;
 
 /// Silence after which a connection is asked whether it is still there, and how long the answer may take: a client that
 /// vanished is noticed, and a stream that is quiet stays open through what forgets quiet connections.
@@ -81,6 +82,7 @@ pub struct Front {
     /// The same for HTTP, if it is served with TLS.
     web: Option<watch::Sender<Arc<rustls::ServerConfig>>>,
     meter: Meter,
+    spans: Spans,
     connections: usize,
 }
 
@@ -89,14 +91,20 @@ impl Front {
     ///
     /// # Errors
     /// [`FrontError::Tls`] or [`FrontError::Audit`].
-    pub fn open(config: &Config) -> Result<Self, FrontError> {
+    pub fn open(config: &Config, spans: Spans) -> Result<Self, FrontError> {
         Ok(Self {
             access: watch::Sender::new(access(config)?),
             tls: certificates(config)?.map(watch::Sender::new),
             web: web_certificates(config)?.map(watch::Sender::new),
             meter: Meter::default(),
+            spans,
             connections: config.limits.connections,
         })
+    }
+
+    /// Where the spans of calls go.
+    pub fn spans(&self) -> Spans {
+        self.spans.clone()
     }
 
     /// Puts in force what can change while there are connections: clients, limits of calls, the audit log, and for
@@ -156,7 +164,7 @@ impl Front {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME)
             .max_concurrent_streams(MAX_STREAMS)
-            .layer(Guard::new(self.access.subscribe(), self.meter.clone()))
+            .layer(Guard::new(self.access.subscribe(), self.meter.clone(), self.spans.clone()))
             .add_routes(routes);
         let stop = stop.clone().cancelled_owned();
         tasks.spawn(async move {

@@ -7,16 +7,21 @@ pub const TRACEPARENT: &str = "traceparent";
 /// The header of the request's name, in both directions.
 pub const REQUEST_ID: &str = "x-request-id";
 
+/// The flag of a trace that its caller keeps a record of.
+const SAMPLED: u8 = 1;
+
 /// Longest name of a request; a UUID has 36 letters.
 const MAX_REQUEST_ID: usize = 64;
 
 /// The trace that a request is a part of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace, in 32 hexadecimal digits.
-    pub trace_id: String,
-    /// The span of the caller, in 16 hexadecimal digits.
-    pub parent_id: String,
+    /// The trace; not 0.
+    pub trace_id: u128,
+    /// The span of the caller; not 0.
+    pub parent_id: u64,
+    /// The caller keeps a record of the trace.
+    pub is_sampled: bool,
 }
 
 impl TraceContext {
@@ -29,11 +34,14 @@ impl TraceContext {
         let is_hex = |text: &str, length: usize| {
             text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         };
-        let is_set = |text: &str| text.bytes().any(|byte| byte != b'0');
         let has_form = is_hex(version, 2) && is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2);
         let has_no_more = version != "00" || fields.next().is_none();
-        let is_valid = has_form && has_no_more && version != "ff" && is_set(trace) && is_set(parent);
-        is_valid.then(|| Self { trace_id: trace.to_owned(), parent_id: parent.to_owned() })
+        if !has_form || !has_no_more || version == "ff" {
+            return None;
+        }
+        let (trace_id, parent_id) = (u128::from_str_radix(trace, 16).ok()?, u64::from_str_radix(parent, 16).ok()?);
+        let is_sampled = u8::from_str_radix(flags, 16).ok()? & SAMPLED != 0;
+        (trace_id != 0 && parent_id != 0).then_some(Self { trace_id, parent_id, is_sampled })
     }
 }
 
@@ -51,9 +59,11 @@ mod tests {
     #[test]
     fn a_trace_is_read_from_any_version_that_has_its_fields() {
         let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
-        let expected = TraceContext { trace_id: trace.to_owned(), parent_id: parent.to_owned() };
-        assert_eq!(TraceContext::parse(&format!("00-{trace}-{parent}-01")), Some(expected.clone()));
-        assert_eq!(TraceContext::parse(&format!("cc-{trace}-{parent}-01-what-comes")), Some(expected));
+        let (trace_id, parent_id) = (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7);
+        let expected = |is_sampled| Some(TraceContext { trace_id, parent_id, is_sampled });
+        assert_eq!(TraceContext::parse(&format!("00-{trace}-{parent}-01")), expected(true));
+        assert_eq!(TraceContext::parse(&format!("00-{trace}-{parent}-02")), expected(false));
+        assert_eq!(TraceContext::parse(&format!("cc-{trace}-{parent}-01-what-comes")), expected(true));
         for header in [
             String::new(),
             format!("00-{trace}-{parent}"),

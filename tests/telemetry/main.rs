@@ -5,3 +5,4 @@
 mod support;
 
 mod metrics;
+mod traces;

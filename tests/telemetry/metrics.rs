@@ -1,14 +1,16 @@
 //! Every metric is seen to count what it says, and all of them as Prometheus wants them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::support::{Daemon, Options, SOON, eventually, expect, probe, shell};
 use handsd::api::proto::{BashRequest, HibernateSandboxRequest, WakeSandboxRequest};
+use serde_json::Value;
+
+use crate::support::{Daemon, Options, SOON, eventually, expect, probe, shell};
 
 /// The samples of a scrape, by name and labels.
-async fn scrape(daemon: &Daemon) -> BTreeMap<String, f64> {
+pub async fn scrape(daemon: &Daemon) -> BTreeMap<String, f64> {
     let (code, text) = probe::get(&daemon.http_address().await, &format!("/metrics?api_key={}", daemon.key())).await;
     assert_eq!(code, 200);
     let samples = text.lines().filter(|line| !line.starts_with('#'));
@@ -19,7 +21,7 @@ async fn scrape(daemon: &Daemon) -> BTreeMap<String, f64> {
 }
 
 /// Waits until each of the samples has its value; one that is not there is 0.
-async fn shows(daemon: &Daemon, expected: &[(&str, f64)]) {
+pub async fn shows(daemon: &Daemon, expected: &[(&str, f64)]) {
     eventually(SOON, || async {
         let found = scrape(daemon).await;
         let off = expected.iter().find(|(key, value)| found.get(*key).copied().unwrap_or(0.0) != *value);
@@ -118,6 +120,34 @@ async fn each_metric_counts_what_it_says() {
     }
     let labels: String = samples.keys().cloned().collect();
     assert!(!labels.contains(&sandbox.id), "a label names a sandbox");
+    let unknown: Vec<_> = in_dashboard().into_iter().filter(|name| !is_sampled(&samples, name)).collect();
+    assert!(unknown.is_empty(), "the dashboard shows what there is not: {unknown:?}");
+}
+
+/// The names that the expressions of the dashboard ask for.
+fn in_dashboard() -> BTreeSet<String> {
+    fn expressions<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("expr").and_then(Value::as_str));
+                fields.values().for_each(|value| expressions(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|value| expressions(value, found)),
+            _ => {}
+        }
+    }
+    let dashboard = serde_json::from_str(include_str!("../../systemd/grafana.json")).unwrap();
+    let mut found = Vec::new();
+    expressions(&dashboard, &mut found);
+    let words =
+        found.iter().flat_map(|text| text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_'));
+    let names = words.filter(|word| word.starts_with("handsd_") || word.starts_with("process_"));
+    names.map(str::to_owned).collect()
+}
+
+/// A scrape has a sample of this name, whatever its labels.
+fn is_sampled(samples: &BTreeMap<String, f64>, name: &str) -> bool {
+    samples.keys().any(|key| key.split('{').next() == Some(name))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tonic::{Code, Extensions};
 use tracing::Span;
@@ -21,6 +21,7 @@ use crate::auth::rate::Ticket;
 use crate::ids::{RunId, SandboxId};
 use crate::metrics::metrics;
 use crate::telemetry::chain;
+use crate::telemetry::spans::{Span as Done, Spans};
 use crate::telemetry::trace::TraceContext;
 
 /// A handle on a call; the call is over when it is told so.
@@ -39,8 +40,11 @@ struct Shared {
     _ticket: Option<Ticket>,
     access: Arc<Access>,
     span: Span,
+    spans: Spans,
+    trace: Option<TraceContext>,
     started: Instant,
     sandbox: OnceLock<SandboxId>,
+    run: OnceLock<RunId>,
     ended: OnceLock<Code>,
 }
 
@@ -52,6 +56,8 @@ pub struct Start {
     pub request_id: String,
     /// The trace that it is a part of, if the caller keeps one.
     pub trace: Option<TraceContext>,
+    /// Where its span goes.
+    pub spans: Spans,
     /// Who.
     pub caller: Option<Arc<Caller>>,
     /// Where from.
@@ -67,18 +73,33 @@ impl Call {
     #[must_use]
     pub fn start(start: Start) -> Self {
         metrics().call_began();
-        let Start { rpc, request_id, trace, caller, peer, ticket, access } = start;
+        let Start { rpc, request_id, trace, spans, caller, peer, ticket, access } = start;
         let client = caller.as_ref().map(|caller| caller.name.as_str());
         let span = tracing::info_span!(
             "call", rpc.path = %rpc, request.id = %request_id, client, trace.id = Empty, trace.parent = Empty,
             sandbox.id = Empty, run.id = Empty,
         );
         if let Some(trace) = trace {
-            span.record("trace.id", display(&trace.trace_id)).record("trace.parent", display(&trace.parent_id));
+            span.record("trace.id", format!("{:032x}", trace.trace_id));
+            span.record("trace.parent", format!("{:016x}", trace.parent_id));
         }
-        let (started, sandbox, ended) = (Instant::now(), OnceLock::new(), OnceLock::new());
-        let shared = Shared { rpc, request_id, caller, peer, _ticket: ticket, access, span, started, sandbox, ended };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(Shared {
+                rpc,
+                request_id,
+                caller,
+                peer,
+                _ticket: ticket,
+                access,
+                span,
+                spans,
+                trace,
+                started: Instant::now(),
+                sandbox: OnceLock::new(),
+                run: OnceLock::new(),
+                ended: OnceLock::new(),
+            }),
+        }
     }
 
     /// The call of a request.
@@ -118,9 +139,11 @@ impl Call {
         }
     }
 
-    /// It is about this run.
+    /// It is about this run; the first one counts.
     pub fn is_about_run(&self, run: &RunId) {
-        self.shared.span.record("run.id", display(run));
+        if self.shared.run.set(run.clone()).is_ok() {
+            self.shared.span.record("run.id", display(run));
+        }
     }
 
     /// It has ended; the first end counts.
@@ -134,6 +157,7 @@ impl Call {
         // What nobody serves has as many names as callers can think of.
         let method = if least_role(rpc).is_some() { rpc.trim_start_matches('/') } else { "other" };
         metrics().call_ended(method, &Outcome(code).to_string(), taken);
+        self.trace(method, code, taken);
         tracing::debug!(outcome = %Outcome(code), duration_ms = taken.as_secs_f64() * 1e3, "a call has ended");
         let Some(audit) = &access.audit else { return };
         let record = Record {
@@ -151,6 +175,31 @@ impl Call {
             tracing::error!(error = %chain(&error), "the audit log lacks a call");
         }
     }
+
+    /// Hands its span to whoever collects them.
+    fn trace(&self, method: &str, code: Code, taken: Duration) {
+        let Shared { request_id, caller, spans, trace, sandbox, run, .. } = &*self.shared;
+        if !spans.are_wanted() {
+            return;
+        }
+        let mut attributes = vec![
+            ("rpc.system", "grpc".into()),
+            ("rpc.grpc.status_code", i32::from(code).into()),
+            ("request.id", request_id.as_str().into()),
+        ];
+        attributes.extend(caller.as_ref().map(|caller| ("client", caller.name.as_str().into())));
+        attributes.extend(sandbox.get().map(|sandbox| ("sandbox.id", sandbox.as_str().into())));
+        attributes.extend(run.get().map(|run| ("run.id", run.as_str().into())));
+        let began = SystemTime::now().checked_sub(taken).unwrap_or(SystemTime::UNIX_EPOCH);
+        let is_fault = is_fault(code);
+        spans.ended(Done { name: method.to_owned(), parent: *trace, began, taken, attributes, is_fault });
+    }
+}
+
+/// Whether a call that ended so failed by a fault of the node, as OpenTelemetry has it for servers.
+fn is_fault(code: Code) -> bool {
+    use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }
 
 /// A code in lower case, as logs and metrics name it: "ok", "permission_denied".

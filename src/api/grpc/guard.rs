@@ -27,6 +27,7 @@ use crate::auth::rate::{Excess, Meter, Ticket};
 use crate::auth::token::{self, TokenHash};
 use crate::ids::RequestId;
 use crate::metrics::metrics;
+use crate::telemetry::spans::Spans;
 use crate::telemetry::trace::{self, TraceContext};
 
 /// The layer: what it guards is built below it.
@@ -34,6 +35,7 @@ use crate::telemetry::trace::{self, TraceContext};
 pub struct Guard {
     access: watch::Receiver<Arc<Access>>,
     meter: Meter,
+    spans: Spans,
 }
 
 /// A service behind the guard.
@@ -50,10 +52,10 @@ pub struct Followed {
 }
 
 impl Guard {
-    /// Judges by what is in force, and counts with `meter`, which all listeners share.
+    /// Judges by what is in force, counts with `meter`, which all listeners share, and hands the spans of calls to `spans`.
     #[must_use]
-    pub fn new(access: watch::Receiver<Arc<Access>>, meter: Meter) -> Self {
-        Self { access, meter }
+    pub fn new(access: watch::Receiver<Arc<Access>>, meter: Meter, spans: Spans) -> Self {
+        Self { access, meter, spans }
     }
 
     /// The call, and whether it may go on.
@@ -79,6 +81,7 @@ impl Guard {
             rpc,
             request_id: given.unwrap_or_else(|| RequestId::random().to_string()),
             trace: text(trace::TRACEPARENT).and_then(TraceContext::parse),
+            spans: self.spans.clone(),
             caller: caller.ok(),
             peer,
             ticket,

@@ -15,8 +15,10 @@ use tracing::Instrument;
 use super::key::ApiKey;
 use super::policy::{self, Need};
 use super::problem::{Problem, render};
+use super::span::Asked;
 use super::token::Tokens;
 use crate::ids::RequestId;
+use crate::telemetry::spans::Spans;
 
 /// Names a request in the answer and in the log.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -44,18 +46,20 @@ struct KeyInQuery {
 }
 
 /// Gives a request its name, and an error its form. Outermost: whatever is answered goes through here.
-pub async fn frame(request: Request, next: Next) -> Response {
-    let (id, path) = (RequestId::random(), request.uri().path().to_owned());
-    // Without the query, which may hold a key.
-    let span = tracing::debug_span!("http", request.id = %id, method = %request.method(), path);
-    let begun = Instant::now();
+pub async fn frame(State(spans): State<Spans>, request: Request, next: Next) -> Response {
+    let (id, asked, begun) = (RequestId::random(), Asked::of(&request), Instant::now());
+    let span = asked.in_log(&id);
     async {
-        let response = render(next.run(request).await, &path, id.as_str()).await;
+        let path = asked.path();
+        let response = render(next.run(request).await, path, id.as_str()).await;
         let (status, elapsed) = (response.status().as_u16(), begun.elapsed());
         if response.status().is_server_error() && response.status() != StatusCode::NOT_IMPLEMENTED {
             tracing::warn!(status, ?elapsed, path, request.id = %id, "a request failed");
         } else {
             tracing::debug!(status, ?elapsed, "answered");
+        }
+        if spans.are_wanted() {
+            spans.ended(asked.answered(&id, response.status(), elapsed));
         }
         let value = HeaderValue::from_str(id.as_str()).expect("an id is letters and digits");
         let mut response = response;

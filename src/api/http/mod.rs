@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `access` | what stands before every route: request ids, `Host`, `Origin`, the key |
+//! | `span` | a request in the log and in traces |
 //! | `policy` | what of these a request needs (pure) |
 //! | `key` | the key and its file |
 //! | `problem`, `status` | errors in the form of each API; from the domain's to them (pure) |
@@ -36,6 +37,7 @@ use super::proto::NodeInfo;
 use crate::health::policy::Report;
 use crate::sandbox::Sandboxes;
 use crate::session::Sessions;
+use crate::telemetry::spans::Spans;
 use crate::webhook::Webhooks;
 
 pub mod access;
@@ -55,6 +57,7 @@ mod routes;
 mod sandboxes;
 mod schema;
 mod socket;
+mod span;
 mod status;
 mod terminal;
 pub mod token;
@@ -85,6 +88,8 @@ pub struct Settings {
     pub health: channel::Receiver<Report>,
     /// Who may come in.
     pub access: Access,
+    /// Where the spans of requests go.
+    pub spans: Spans,
     /// Streams end when it is told.
     pub stop: CancellationToken,
     /// Owns the conversations that outlive their request.
@@ -111,7 +116,7 @@ type Shared = Arc<Surface>;
 
 /// The whole surface.
 pub fn router(settings: Settings) -> Router {
-    let Settings { sandboxes, sessions, webhooks, deadlines, node, health, access, stop, tasks } = settings;
+    let Settings { sandboxes, sessions, webhooks, deadlines, node, health, access, spans, stop, tasks } = settings;
     let routes = node::routes()
         .and(probes::routes())
         .and(page::routes())
@@ -147,7 +152,7 @@ pub fn router(settings: Settings) -> Router {
         .layer(compression())
         .layer(middleware::from_fn_with_state(Arc::clone(&access), access::guard))
         .layer(cors(access))
-        .layer(middleware::from_fn(access::frame))
+        .layer(middleware::from_fn_with_state(spans, access::frame))
 }
 
 async fn nowhere() -> Problem {
