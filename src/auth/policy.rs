@@ -27,7 +27,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// The sandboxes that a caller may know of: those with all of these labels. No labels: all sandboxes.
+/// The sandboxes and sessions that a caller may know of: those with all of these labels. No labels: all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope(pub BTreeMap<String, String>);
 
@@ -36,6 +36,29 @@ impl Scope {
     #[must_use]
     pub fn covers(&self, labels: &BTreeMap<String, String>) -> bool {
         self.0.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// These labels and its own, to look for; `None` if nothing in it can have them.
+    #[must_use]
+    pub fn narrowed(&self, labels: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+        let is_outside = labels.iter().any(|(key, value)| self.0.get(key).is_some_and(|own| own != value));
+        (!is_outside).then(|| self.0.iter().chain(labels).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    /// Every sandbox is in it.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (key, value)) in self.0.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(formatter, "{comma}{key}={value}")?;
+        }
+        Ok(())
     }
 }
 
@@ -46,7 +69,7 @@ pub struct Caller {
     pub name: String,
     /// What they may do.
     pub role: Role,
-    /// To which sandboxes.
+    /// To which sandboxes and sessions.
     pub scope: Scope,
 }
 

@@ -1,5 +1,6 @@
 //! Where a session lives: a sandbox for its brain, one for its hands, and the brain's process.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +109,8 @@ pub struct Search {
     pub house: House,
     /// What the hands' sandbox is made of; `None`: the node's default.
     pub image: Option<ImageRef>,
+    /// The session's labels, which both have too.
+    pub labels: BTreeMap<String, String>,
     /// What is needed to start it.
     pub brains: Arc<Brains>,
     /// What thinks.
@@ -209,8 +212,9 @@ impl Search {
     }
 
     async fn wish(&self, role: Role) -> Result<Wish, HouseError> {
-        let labels = [("handsd.session", self.session.as_str()), ("handsd.role", role.name())];
-        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let own = [("handsd.session", self.session.as_str()), ("handsd.role", role.name())];
+        let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let labels = self.labels.clone().into_iter().chain(own).collect();
         let wish = Wish { labels, ..Wish::default() };
         let cage = match role {
             Role::Hands => return Ok(Wish { image: self.image.clone(), ..wish }),

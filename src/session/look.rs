@@ -1,5 +1,7 @@
 //! Looking at sessions: all of it comes from the store, and wakes nobody.
 
+use std::collections::BTreeMap;
+
 use futures_util::{Stream, StreamExt};
 
 use super::event::Event;
@@ -20,6 +22,8 @@ pub struct SessionFilter {
     pub agent: Option<AgentId>,
     /// With this key.
     pub key: Option<String>,
+    /// With all of these labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A page of a list, newest first.
@@ -68,6 +72,7 @@ impl Sessions {
             status: filter.status.map(|status| status.name().to_owned()),
             agent: filter.agent.map(|agent| agent.to_string()),
             key: filter.key,
+            labels: filter.labels,
             before,
         };
         let found = self.store().sessions(query, limit.saturating_add(1)).await.map_err(SessionError::Store)?;

@@ -1,5 +1,6 @@
 //! What the store keeps of a session, and a session as callers see it.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,9 @@ pub struct Profile {
     pub key: Option<String>,
     /// The caller's own words on it, or null.
     pub metadata: Value,
+    /// Those that it is found by, and its sandboxes too.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// When it was made, in milliseconds since 1970.
     pub created_at_ms: u64,
 }

@@ -17,7 +17,9 @@ use super::content::Contents;
 use super::driver::{Context, Driver, Post, Preview, Reply, Request};
 use super::record::{DISPOSING, Profile, Session, column, json};
 use super::state::{Input, Rules, State, Status};
-use super::wish::{NewSession, UserMessage, check_key, check_message, check_wish, message_digest, wish_digest};
+use super::wish::{
+    NewSession, UserMessage, check_key, check_message, check_wish, claim_scope, message_digest, wish_digest,
+};
 use super::{SessionError, log};
 use crate::credential::Credentials;
 use crate::ids::{EventId, SessionId};
@@ -129,8 +131,9 @@ impl Sessions {
         self.shared.context.brains.cages.check(agent.spec.runtime).await.map_err(SessionError::Runtime)?;
         let digest = wish_digest(&wish);
         let id = SessionId::random();
-        let claim = |scope: &str, key: &Option<String>| {
-            key.clone().map(|key| Claim { scope: scope.to_owned(), key, digest: digest.clone(), value: id.to_string() })
+        let claim = |name: &str, key: &Option<String>| {
+            let (scope, digest, value) = (claim_scope(name, &wish), digest.clone(), id.to_string());
+            key.clone().map(|key| Claim { scope, key, digest, value })
         };
         let claims = [claim("key", &wish.key), claim("idempotency_key", &wish.idempotency_key)];
         let mut spec = agent.spec;
@@ -142,6 +145,7 @@ impl Sessions {
             spec,
             key: wish.key,
             metadata: wish.metadata,
+            labels: wish.labels,
             created_at_ms: super::millis(SystemTime::now()),
         };
         let row = self.row(&id, &profile, wish.input, claims.into_iter().flatten().collect()).await?;

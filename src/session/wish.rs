@@ -1,5 +1,7 @@
 //! What callers want of sessions, checked and bounded.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -41,6 +43,10 @@ pub struct NewSession {
     pub limits: Limits,
     /// The caller's own words on it, or null.
     pub metadata: Value,
+    /// Those that it is found by, and its sandboxes too.
+    pub labels: BTreeMap<String, String>,
+    /// The labels that the caller is bound to: the keys of who is bound to others are others.
+    pub scope: BTreeMap<String, String>,
     /// The same key is the same session.
     pub key: Option<String>,
     /// A second request with the same key and content is answered as the first.
@@ -58,6 +64,11 @@ impl UserMessage {
         }
         (self.actor, body, self.refs)
     }
+}
+
+/// Where a key of this wish is unique.
+pub(super) fn claim_scope(name: &str, wish: &NewSession) -> String {
+    if wish.scope.is_empty() { name.to_owned() } else { format!("{name} of {}", json!(wish.scope)) }
 }
 
 /// Refuses what cannot be a session.
@@ -106,5 +117,10 @@ pub(super) fn wish_digest(wish: &NewSession) -> String {
         AgentName::Name(name) => name.clone(),
     };
     let input = wish.input.as_ref().map(message_digest);
-    digest(&json!([agent, input, wish.model, wish.limits, wish.metadata, wish.key]))
+    let mut parts = json!([agent, input, wish.model, wish.limits, wish.metadata, wish.key]);
+    // Of those without labels, as it was before there were any.
+    if let Some(parts) = parts.as_array_mut().filter(|_| !wish.labels.is_empty()) {
+        parts.push(json!(wish.labels));
+    }
+    digest(&parts)
 }

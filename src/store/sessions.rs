@@ -4,6 +4,7 @@
 //! at all. `head`, the `seq` of the newest entry, is checked with each change; so if two ever wrote, the second would be
 //! refused ([`StoreError::Overtaken`]) instead of making a log with a gap or a fork.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -102,6 +103,8 @@ pub struct SessionQuery {
     pub agent: Option<String>,
     /// With this key.
     pub key: Option<String>,
+    /// Whose profile has all of these, as strings in its object `labels`.
+    pub labels: BTreeMap<String, String>,
     /// Made before this one.
     pub before: Option<SessionId>,
 }
@@ -179,11 +182,17 @@ impl Store {
             let sql = "SELECT number, id, head, profile, state FROM sessions
                        WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR agent = ?2) AND (?3 IS NULL OR key = ?3)
                          AND (?4 IS NULL OR number < (SELECT number FROM sessions WHERE id = ?4))
-                       ORDER BY number DESC LIMIT ?5";
+                         AND (?5 IS NULL OR NOT EXISTS (
+                           SELECT 1 FROM json_each(?5) AS wanted WHERE NOT EXISTS (
+                             SELECT 1 FROM json_each(sessions.profile, '$.labels') AS own
+                             WHERE own.key = wanted.key AND own.value = wanted.value)))
+                       ORDER BY number DESC LIMIT ?6";
             let mut statement = connection.prepare_cached(sql)?;
             let before = query.before.as_ref().map(SessionId::as_str);
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            statement.query_map((query.status, query.agent, query.key, before, limit), stored)?.collect()
+            let labels = Some(&query.labels).filter(|labels| !labels.is_empty());
+            let labels = labels.map(|labels| serde_json::to_string(labels).expect("a map of text is JSON"));
+            statement.query_map((query.status, query.agent, query.key, before, labels, limit), stored)?.collect()
         })
         .await
     }

@@ -77,7 +77,8 @@ fn absolute(field: &'static str, path: &str) -> Result<(), Fault> {
     if path.starts_with('/') { Ok(()) } else { Err(Fault::argument(field, "is not an absolute path")) }
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Fault> {
+/// Refuses more or longer labels than there may be.
+pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Fault> {
     if labels.len() > MAX_LABELS {
         return Err(Fault::argument(
             "labels",

@@ -1,10 +1,13 @@
 //! Agents, sessions, turns and events.
 
+use std::collections::BTreeMap;
+
 use prost_types::value::Kind as ValueKind;
 use serde_json::{Map, Number, Value};
 
 use super::credentials::key_choice;
 use super::page_size;
+use super::sandboxes::check_labels;
 use crate::api::proto::{self, ErrorReason};
 use crate::api::status::Fault;
 use crate::ids::{AgentId, SessionId, TurnId};
@@ -106,6 +109,7 @@ fn limits_message(limits: Limits) -> proto::SessionLimits {
 /// # Errors
 /// The first bad field.
 pub fn new_session(request: proto::CreateSessionRequest) -> Result<NewSession, Fault> {
+    check_labels(&request.labels)?;
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     let input = some(request.input).map(|text| message(text, String::new(), Value::Null));
     Ok(NewSession {
@@ -114,6 +118,8 @@ pub fn new_session(request: proto::CreateSessionRequest) -> Result<NewSession, F
         model: some(request.model),
         limits: request.limits.map(limits).unwrap_or_default(),
         metadata: object("metadata", request.metadata)?,
+        labels: request.labels,
+        scope: BTreeMap::new(),
         key: some(request.key),
         idempotency_key: some(request.idempotency_key),
         destinations: Vec::new(),
@@ -156,7 +162,7 @@ pub fn session_page(request: &proto::ListSessionsRequest) -> Result<(SessionFilt
         text => Some(text.parse().map_err(|_| Fault::argument("agent_id", "is no id of an agent"))?),
     };
     let key = Some(request.key.clone()).filter(|key| !key.is_empty());
-    let filter = SessionFilter { status, agent, key };
+    let filter = SessionFilter { status, agent, key, labels: request.labels.clone() };
     Ok((filter, token(&request.page_token)?, page_size(request.page_size, PAGE)? as usize))
 }
 
@@ -233,6 +239,7 @@ pub fn session(session: &Session) -> proto::Session {
         usage: Some(usage(session.usage)),
         active_ms: session.active_ms,
         turns: session.turns,
+        labels: profile.labels.clone(),
         brain_sandbox_id: brain.as_ref().map(ToString::to_string).unwrap_or_default(),
         hands_sandbox_id: hands.as_ref().map(ToString::to_string).unwrap_or_default(),
         failure: session.failure.as_ref().map(failure),

@@ -18,7 +18,7 @@ use crate::auth::Access;
 use crate::auth::audit::Record;
 use crate::auth::policy::{Caller, Peer, least_role};
 use crate::auth::rate::Ticket;
-use crate::ids::{RunId, SandboxId};
+use crate::ids::{RunId, SandboxId, SessionId};
 use crate::metrics::metrics;
 use crate::telemetry::chain;
 use crate::telemetry::spans::{Span as Done, Spans};
@@ -44,6 +44,7 @@ struct Shared {
     trace: Option<TraceContext>,
     started: Instant,
     sandbox: OnceLock<SandboxId>,
+    session: OnceLock<SessionId>,
     run: OnceLock<RunId>,
     ended: OnceLock<Code>,
 }
@@ -77,7 +78,7 @@ impl Call {
         let client = caller.as_ref().map(|caller| caller.name.as_str());
         let span = tracing::info_span!(
             "call", rpc.path = %rpc, request.id = %request_id, client, trace.id = Empty, trace.parent = Empty,
-            sandbox.id = Empty, run.id = Empty,
+            sandbox.id = Empty, run.id = Empty, session.id = Empty,
         );
         if let Some(trace) = trace {
             span.record("trace.id", format!("{:032x}", trace.trace_id));
@@ -96,6 +97,7 @@ impl Call {
                 trace,
                 started: Instant::now(),
                 sandbox: OnceLock::new(),
+                session: OnceLock::new(),
                 run: OnceLock::new(),
                 ended: OnceLock::new(),
             }),
@@ -139,6 +141,13 @@ impl Call {
         }
     }
 
+    /// It is about this session; the first one counts.
+    pub fn is_about_session(&self, session: &SessionId) {
+        if self.shared.session.set(session.clone()).is_ok() {
+            self.shared.span.record("session.id", display(session));
+        }
+    }
+
     /// It is about this run; the first one counts.
     pub fn is_about_run(&self, run: &RunId) {
         if self.shared.run.set(run.clone()).is_ok() {
@@ -178,7 +187,7 @@ impl Call {
 
     /// Hands its span to whoever collects them.
     fn trace(&self, method: &str, code: Code, taken: Duration) {
-        let Shared { request_id, caller, spans, trace, sandbox, run, .. } = &*self.shared;
+        let Shared { request_id, caller, spans, trace, sandbox, session, run, .. } = &*self.shared;
         if !spans.are_wanted() {
             return;
         }
@@ -189,6 +198,7 @@ impl Call {
         ];
         attributes.extend(caller.as_ref().map(|caller| ("client", caller.name.as_str().into())));
         attributes.extend(sandbox.get().map(|sandbox| ("sandbox.id", sandbox.as_str().into())));
+        attributes.extend(session.get().map(|session| ("session.id", session.as_str().into())));
         attributes.extend(run.get().map(|run| ("run.id", run.as_str().into())));
         let began = SystemTime::now().checked_sub(taken).unwrap_or(SystemTime::UNIX_EPOCH);
         let is_fault = is_fault(code);

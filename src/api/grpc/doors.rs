@@ -18,6 +18,30 @@ use crate::network::policy::Policy;
 use crate::network::secrets::Binding;
 use crate::sandbox::{Defaults, Lease, Sandbox, SandboxError, Sandboxes, Wish};
 
+/// Refuses labels that lack one that the caller is bound to.
+///
+/// # Errors
+/// They do.
+pub fn bound(scope: &Scope, labels: &BTreeMap<String, String>) -> Result<(), Fault> {
+    if scope.covers(labels) {
+        return Ok(());
+    }
+    let message = format!("labels: must hold {scope}, which the caller is bound to");
+    Err(Fault::new(Code::PermissionDenied, ErrorReason::Forbidden, message))
+}
+
+/// Refuses a caller who is bound to labels what is the whole node's.
+///
+/// # Errors
+/// The caller is.
+pub fn unbound(scope: &Scope, what: &str) -> Result<(), Fault> {
+    if scope.is_all() {
+        return Ok(());
+    }
+    let message = format!("{what} are the node's, and the caller is bound to {scope}");
+    Err(Fault::new(Code::PermissionDenied, ErrorReason::Forbidden, message))
+}
+
 /// The way to the sandboxes.
 #[derive(Clone)]
 pub struct Doors {
@@ -133,13 +157,9 @@ impl Door<'_> {
         limit: usize,
         labels: &BTreeMap<String, String>,
     ) -> Result<(Vec<Sandbox>, bool), Fault> {
-        let Scope(own) = self.scope()?;
+        let labels = self.scope()?.narrowed(labels);
         // What is asked for and is not the caller's is nowhere.
-        if labels.iter().any(|(key, value)| own.get(key).is_some_and(|own| own != value)) {
-            return Ok((Vec::new(), false));
-        }
-        let labels = own.iter().chain(labels).map(|(key, value)| (key.clone(), value.clone())).collect();
-        Ok(self.sandboxes.list(after, limit, &labels))
+        Ok(labels.map(|labels| self.sandboxes.list(after, limit, &labels)).unwrap_or_default())
     }
 
     /// Makes a sandbox, which has to have the caller's labels.
@@ -148,11 +168,9 @@ impl Door<'_> {
     /// It does not, or it cannot be made.
     pub async fn create(&self, wish: Wish, key: Option<String>) -> Result<Sandbox, Fault> {
         let scope = self.scope()?;
-        if !scope.covers(&wish.labels) {
-            let own: Vec<_> = scope.0.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            let message = format!("labels: must hold {}, which the caller is bound to", own.join(", "));
-            return Err(Fault::new(Code::PermissionDenied, ErrorReason::Forbidden, message));
-        }
+        bound(scope, &wish.labels)?;
+        // Whose sandbox it is must not be found out by trying keys.
+        let key = key.map(|key| if scope.is_all() { key } else { format!("{scope}: {key}") });
         let sandbox = self.sandboxes.create(wish, key).await?;
         self.call.is_about(&sandbox.profile().id);
         Ok(sandbox)

@@ -1,7 +1,7 @@
 //! The gRPC services.
 //!
 //! A call comes in on a [`connection`], past the [`guard`], which makes a [`call`] of it, and reaches a service, which
-//! reaches sandboxes through its [`doors`].
+//! reaches sandboxes through its [`doors`], and sessions through its [`session_doors`].
 
 use std::pin::Pin;
 
@@ -17,6 +17,7 @@ pub mod guard;
 pub mod hands;
 pub mod node;
 pub mod sandboxes;
+pub mod session_doors;
 pub mod sessions;
 
 /// A server stream.

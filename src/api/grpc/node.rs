@@ -8,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::ReplyStream;
+use super::call::Call;
+use super::doors::unbound;
 use crate::api::convert;
 use crate::api::proto::node_server::Node as Service;
 use crate::api::proto::{DrainProgress, DrainRequest, NodeEvent, NodeEventsRequest, NodeInfo, NodeInfoRequest};
@@ -64,7 +66,10 @@ impl Service for NodeService {
     }
 
     async fn events(&self, request: Request<NodeEventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        let NodeEventsRequest { after_seq, follow } = request.into_inner();
+        let (_, extensions, message) = request.into_parts();
+        // They are of all sandboxes, those that are gone among them.
+        unbound(&Call::of(&extensions)?.caller()?.scope, "events")?;
+        let NodeEventsRequest { after_seq, follow } = message;
         let sandboxes = self.sandboxes.clone();
         // Read here, so that a cursor that is none is told at once and not by the stream's first message.
         let pending = VecDeque::from(Self::page(&sandboxes, after_seq, false).await?);

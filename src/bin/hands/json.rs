@@ -212,6 +212,7 @@ pub fn session(session: &proto::Session) -> Value {
         "limits": session.limits.as_ref().map(session_limits),
         "metadata": structure(session.metadata.as_ref()),
         "key": session.key,
+        "labels": session.labels,
         "created_at": time(session.created_at),
         "active_turn": session.active_turn.as_ref().map(turn),
         "last_turn": session.last_turn.as_ref().map(turn),

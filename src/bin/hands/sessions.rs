@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::events::Format;
 use crate::output::{self, Align};
-use crate::{Context, json};
+use crate::{Context, args, json};
 
 /// Bounds of a session.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -54,7 +54,7 @@ enum SessionCommand {
     /// Shows a session
     Get(SessionId),
     /// Lists the sessions, newest first
-    List,
+    List(ListSessionsArgs),
     /// Has the turn that is under way end
     Cancel(SessionId),
     /// Ends a session; its log can still be read
@@ -75,8 +75,18 @@ struct CreateSessionArgs {
     /// A second create with the same key and request answers with the same session
     #[arg(long, default_value = "")]
     key: String,
+    /// Your own words on the session and its sandboxes; may be given many times
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = args::pair)]
+    label: Vec<(String, String)>,
     #[command(flatten)]
     limits: LimitArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ListSessionsArgs {
+    /// Only those with this label; may be given many times
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = args::pair)]
+    label: Vec<(String, String)>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -126,9 +136,10 @@ enum Level {
 pub async fn session(context: &Context, args: SessionArgs) -> anyhow::Result<()> {
     let mut sessions = context.sessions();
     match args.command {
-        SessionCommand::Create(CreateSessionArgs { agent, input, key, limits }) => {
+        SessionCommand::Create(CreateSessionArgs { agent, input, key, label, limits }) => {
+            let labels = label.into_iter().collect();
             let limits = limits.message();
-            let request = CreateSessionRequest { agent, input, key, limits, ..Default::default() };
+            let request = CreateSessionRequest { agent, input, key, limits, labels, ..Default::default() };
             let session = sessions.create(request).await?.into_inner();
             show(context, json::session(&session), || format!("{}\n", session.id))
         }
@@ -143,7 +154,7 @@ pub async fn session(context: &Context, args: SessionArgs) -> anyhow::Result<()>
             let session = sessions.get(GetSessionRequest { session_id: id }).await?.into_inner();
             show(context, json::session(&session), || describe(&session, SystemTime::now()))
         }
-        SessionCommand::List => list(context).await,
+        SessionCommand::List(args) => list(context, args).await,
         SessionCommand::Cancel(SessionId { id }) => {
             let session = sessions.cancel(CancelSessionRequest { session_id: id }).await?.into_inner();
             show(context, json::session(&session), || describe(&session, SystemTime::now()))
@@ -184,9 +195,9 @@ pub fn show(context: &Context, value: Value, text: impl FnOnce() -> String) -> a
     }
 }
 
-async fn list(context: &Context) -> anyhow::Result<()> {
+async fn list(context: &Context, args: ListSessionsArgs) -> anyhow::Result<()> {
     let mut sessions = Vec::new();
-    let mut request = ListSessionsRequest::default();
+    let mut request = ListSessionsRequest { labels: args.label.into_iter().collect(), ..Default::default() };
     loop {
         let page = context.sessions().list(request.clone()).await?.into_inner();
         sessions.extend(page.sessions);

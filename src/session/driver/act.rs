@@ -65,6 +65,7 @@ impl Driver {
             session: self.id.clone(),
             house: self.state.house.clone(),
             image: spec.image.parse().ok(),
+            labels: self.profile.labels.clone(),
             brains: Arc::clone(&self.context.brains),
             kind: spec.runtime,
             model: spec.model_name().to_owned(),

@@ -93,6 +93,7 @@ async fn list(State(surface): State<Shared>, Query(query): Query<ListQuery>) -> 
         status: query.status.as_deref().map(convert::status).transpose()?,
         agent: convert::cursor("agent", query.agent.as_deref())?,
         key: query.key,
+        ..SessionFilter::default()
     };
     let before = convert::cursor("cursor", query.cursor.as_deref())?;
     let page = surface.sessions.list(filter, before, convert::limit(query.limit)?).await.map_err(Fault::from)?;

@@ -1,5 +1,7 @@
 //! Sessions, their turns and their messages. Pure.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -83,6 +85,8 @@ impl CreateSession {
             model: self.model,
             limits: self.limits.into(),
             metadata: self.metadata,
+            labels: BTreeMap::new(),
+            scope: BTreeMap::new(),
             key: self.key,
             idempotency_key,
             destinations: destinations.iter().map(Prepared::to_row).collect(),
