@@ -186,6 +186,8 @@ pub struct EngineConfig {
     pub kind: EngineKind,
     /// Whether it uses cgroups.
     pub cgroup: CgroupUse,
+    /// The cgroup below which those of sandboxes are; relative, without `.` and `..`.
+    pub cgroup_parent: PathBuf,
     /// The first user and group id of the node that sandboxes run as; [`ID_COUNT`] are theirs.
     pub id_base: u32,
     /// Of the Docker engine.

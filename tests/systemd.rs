@@ -39,6 +39,10 @@ impl<'a> Machine<'a> {
         run.arg(format!("-v={}:/handsd.deb:ro", package.display()));
         // What sandboxes are made of: the container's own root is a file system that cannot be mapped to their users.
         run.arg(format!("-v={}:/srv/image:ro", root.display()));
+        let systemd = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        let programs = Path::new(env!("CARGO_BIN_EXE_handsd")).parent().unwrap();
+        run.arg(format!("-v={}:/srv/systemd:ro", systemd.display()));
+        run.arg(format!("-v={}:/srv/programs:ro", programs.display()));
         let run = run.args(["-e", "container=docker", "systemd", "/sbin/init"]).output().unwrap();
         assert!(run.status.success(), "{run:?}");
         eventually(PATIENCE, || async {
@@ -126,13 +130,19 @@ async fn the_package_is_installed_survives_what_happens_and_leaves_nothing() {
     assert_eq!(machine.property("ActiveState"), "active", "it starts when it is installed");
     assert_eq!(machine.get("systemctl is-enabled handsd"), "enabled");
     assert_eq!(machine.get("stat -c %a /etc/handsd/seal.key"), "600");
-    assert_eq!(machine.told("systemd-analyze verify handsd.service"), (true, String::new()));
+    assert_eq!(machine.told("systemd-analyze verify handsd.service handsd.slice"), (true, String::new()));
+    let security = machine.get("systemd-analyze security --no-pager handsd.service | tail -n 1");
+    println!("{security}");
+    assert!(security.contains(": 7."), "README.md has another exposure: {security}");
     machine.get("printf '[sandbox]\\nimage = \"dir:/srv/image\"\\n' >> /etc/handsd/handsd.toml");
     machine.get("systemctl restart handsd");
 
     let sandbox = machine.get("hands create");
     assert_eq!(machine.get(&format!("hands bash {sandbox} 'echo hello; exit 0'")), "hello");
     assert!(machine.get("cat /var/log/handsd/audit.jsonl").contains("/hands.v1.Hands/Bash"));
+    assert_eq!(machine.property("Slice"), "handsd.slice");
+    let below = machine.get(&format!("find /sys/fs/cgroup -type d -path '*/handsd.slice/*' -name {sandbox}"));
+    assert_ne!(below, "", "the sandbox is in the slice");
     let run = machine
         .get(&format!("hands bash -d {sandbox} 'echo begun; while [ ! -e end ]; do sleep 0.1; done; echo over'"));
 
@@ -172,5 +182,13 @@ async fn the_package_is_installed_survives_what_happens_and_leaves_nothing() {
     assert_eq!(machine.told("ls /var/lib/handsd/sandboxes").1, "", "sandboxes outlive the daemon, not the package");
     machine.get("dpkg -P handsd");
     let (_, left) = machine.told("ls -d /etc/handsd /var/log/handsd /usr/bin/hands* /var/lib/handsd/*");
+    assert!(!left.lines().any(|line| line.starts_with('/')), "left: {left}");
+
+    // The same without the package.
+    assert!(machine.get("/srv/systemd/install /srv/programs").contains("native"), "the daemon answers");
+    assert_eq!(machine.property("ActiveState"), "active");
+    assert_eq!(machine.get("stat -c %a /etc/handsd/seal.key"), "600");
+    machine.get("/srv/systemd/install --purge");
+    let (_, left) = machine.told("ls -d /etc/handsd /var/log/handsd /usr/bin/hands* /etc/systemd/system/handsd*");
     assert!(!left.lines().any(|line| line.starts_with('/')), "left: {left}");
 }

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{CgroupUse, EngineKind, LogFormat, PullPolicy, UserNamespace};
+use crate::engine::cgroup;
 use crate::runtime::{Kind, claude, codex};
 
 const KIB: u64 = 1 << 10;
@@ -46,6 +47,8 @@ pub(super) const LOG_FORMAT: LogFormat = LogFormat::Human;
 
 /// The node's own programs: the only image that is there without a download.
 pub(super) const IMAGE: &str = "host";
+/// At the top of the tree, where a daemon that nobody manages may be.
+pub(super) const CGROUP_PARENT: &str = cgroup::PARENT;
 /// No bound: only the operator knows how many sandboxes share the node's memory.
 pub(super) const MEMORY: Option<u64> = None;
 /// Below it, no shell and its children fit; requests have the same bound.

@@ -8,8 +8,8 @@ use super::brains;
 use super::section::{self, Section, choice, integer, limit, number, text};
 use super::telemetry;
 use super::value::{
-    credentials, directory, docker_name, domain, duration, expected, filter, host, image_reference, listen_address,
-    origin, range, registry, size, subnet, truth,
+    cgroup_path, credentials, directory, docker_name, domain, duration, expected, filter, host, image_reference,
+    listen_address, origin, range, registry, size, subnet, truth,
 };
 use super::{
     CgroupUse, Config, DockerConfig, EngineConfig, EngineKind, Environment, Fault, HttpAddress, HttpConfig,
@@ -287,6 +287,9 @@ fn engine(engine: &mut Section<'_, '_>, overrides: &Overrides, environment: &Env
         cgroup: engine
             .take("cgroup", choice([("auto", CgroupUse::Auto), ("off", CgroupUse::Off)]))
             .unwrap_or(defaults::CGROUP),
+        cgroup_parent: engine
+            .take("cgroup_parent", text(cgroup_path))
+            .unwrap_or_else(|| PathBuf::from(defaults::CGROUP_PARENT)),
         id_base: engine.take("id_base", integer(defaults::ID_BASE_BOUNDS)).unwrap_or(defaults::ID_BASE),
         docker: engine.section("docker", |section| docker(section, kind, environment)),
     }

@@ -259,9 +259,12 @@ preview_domain = {preview_domain}
 kind = \"{kind}\"
 # \"auto\" uses the cgroups that the host has; \"off\" uses none: no limits, and kills that a process can escape.
 cgroup = \"{cgroup}\"
+# The cgroup below which those of sandboxes are, from the top of the tree. Not to be changed while there are sandboxes.
+cgroup_parent = {parent}
 # The first of the 65536 user and group ids of this node that sandboxes run as.
 id_base = {id_base:#x}
 ",
+            parent = text(&self.engine.cgroup_parent.display().to_string()),
             id_base = self.engine.id_base,
         )
     }

@@ -148,6 +148,7 @@ base_url = 'https://models.example'
 [engine]
 kind = 'native'
 cgroup = 'off'
+cgroup_parent = 'a.slice/b'
 id_base = 0x10000
 [engine.docker]
 socket = '/run/other.sock'
@@ -253,6 +254,7 @@ audit = '/audit'
         engine: EngineConfig {
             kind: EngineKind::Native,
             cgroup: CgroupUse::Off,
+            cgroup_parent: "a.slice/b".into(),
             id_base: 0x10000,
             docker: DockerConfig {
                 socket: "/run/other.sock".into(),

@@ -13,9 +13,20 @@ use super::{defaults, units};
 use crate::image::ImageRef;
 use crate::network::target::Host;
 
+/// Longest path of a cgroup: with what is below it, it fits into a path of the kernel's.
+const MAX_CGROUP: usize = 1024;
+
 /// Yes or no.
 pub(super) fn truth(value: &Value<'_>) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| "true or false".to_owned())
+}
+
+/// A cgroup, by its path from the top of the tree.
+pub(super) fn cgroup_path(text: &str) -> Result<PathBuf, String> {
+    let mut parts = text.split('/');
+    let is_path = text.len() <= MAX_CGROUP && parts.all(|part| !part.is_empty() && !matches!(part, "." | ".."));
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_path && is_plain { Ok(PathBuf::from(text)) } else { Err("a relative path like \"handsd.slice\"".to_owned()) }
 }
 
 /// A host's name as it stands in a URL.

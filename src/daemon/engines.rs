@@ -121,7 +121,7 @@ fn open_cgroups<T>(
     let opened = match config.engine.cgroup {
         CgroupUse::Auto => cgroup::Host::probe().and_then(|mut host| {
             host.mount_unified(Path::new(CGROUP2))?;
-            open(host)
+            open(host.below(config.engine.cgroup_parent.clone()))
         }),
         CgroupUse::Off => Ok(None),
     };

@@ -5,10 +5,12 @@
 //! for every run, by which the run's processes are found and killed together (cgroups(7)).
 //!
 //! ```text
-//! <cgroup2>/handsd/<instance>/<sandbox>             the guest; limits, if the controllers are here
-//! <cgroup2>/handsd/<instance>/<sandbox>/<run>       a run
-//! <v1 controller>/handsd/<instance>/<sandbox>       limits, if the controllers are there
+//! <cgroup2>/<parent>/<instance>/<sandbox>             the guest; limits, if the controllers are here
+//! <cgroup2>/<parent>/<instance>/<sandbox>/<run>       a run
+//! <v1 controller>/<parent>/<instance>/<sandbox>       limits, if the controllers are there
 //! ```
+//!
+//! The parent is "handsd" if it is not configured, and under systemd a slice, so that the node can bound all sandboxes.
 //!
 //! That is [`Tree`]. A container that another engine has made keeps the cgroups and limits that this gave it, and
 //! [`Containers`] finds a place for its runs.
@@ -23,7 +25,7 @@ use nix::unistd::{Gid, Uid};
 use tokio::time::timeout;
 
 pub use container::Containers;
-pub use host::{Controller, Host, Mode};
+pub use host::{Controller, Host, Mode, PARENT};
 pub use run::{Member, Run};
 
 use super::Limits;
@@ -73,7 +75,7 @@ impl Tree {
     /// Those of the cgroup file system.
     pub fn open(mut host: Host, instance: &str) -> io::Result<Option<Self>> {
         let Some(unified) = host.unified().map(Path::to_owned) else { return Ok(None) };
-        let base = PathBuf::from("handsd").join(instance);
+        let base = host.parent().join(instance);
         match fs::create_dir_all(unified.join(&base)) {
             Ok(()) => {}
             Err(error)
@@ -83,7 +85,9 @@ impl Tree {
             }
             Err(error) => return Err(error),
         }
-        for level in [Path::new(""), Path::new("handsd"), &base] {
+        let mut levels: Vec<&Path> = base.ancestors().collect();
+        levels.reverse();
+        for level in levels {
             host.delegate_controllers(&unified.join(level));
         }
         Ok(Some(Self { host, unified, base }))

@@ -58,9 +58,14 @@ impl Mode {
     }
 }
 
+/// Below which cgroup ours are, if nobody says otherwise.
+pub const PARENT: &str = "handsd";
+
 /// Where the trees are mounted, and which controllers are where.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
+    /// Below which cgroup ours are to be, relative to every mount.
+    parent: PathBuf,
     unified: Option<PathBuf>,
     unified_controllers: Vec<Controller>,
     v1: BTreeMap<Controller, PathBuf>,
@@ -84,7 +89,7 @@ impl Host {
 
     /// The mounts in a mountinfo (proc_pid_mountinfo(5)).
     pub(super) fn from_mountinfo(mountinfo: &str) -> Self {
-        let mut host = Self::default();
+        let mut host = Self { parent: PathBuf::from(PARENT), ..Self::default() };
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let Some(mount) = left.split(' ').nth(4).map(PathBuf::from) else { continue };
@@ -118,6 +123,18 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// The same host, with our cgroups below another one: a path that is relative and leads nowhere else.
+    #[must_use]
+    pub fn below(self, parent: PathBuf) -> Self {
+        Self { parent, ..self }
+    }
+
+    /// Below which cgroup ours are to be, relative to every mount.
+    #[must_use]
+    pub fn parent(&self) -> &Path {
+        &self.parent
     }
 
     /// Which versions there are.
