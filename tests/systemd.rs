@@ -104,7 +104,7 @@ fn docker(engine: &Dockerd) -> Command {
 fn package(place: &Path) -> Option<PathBuf> {
     let package = place.join("handsd.deb");
     let mut deb = Command::new("cargo");
-    deb.args(["deb", "--no-build", "--no-strip", "--profile", "dev", "-o"]).arg(&package);
+    deb.args(["deb", "--fast", "--no-build", "--no-strip", "--profile", "dev", "-o"]).arg(&package);
     let made = deb.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
     if made.status.success() {
         return Some(package);

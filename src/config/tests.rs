@@ -28,6 +28,13 @@ fn an_empty_file_gives_the_defaults() {
 }
 
 #[test]
+fn the_example_of_the_package_can_be_read() {
+    let config = Config::parse(include_str!("../../systemd/handsd.toml"), &root()).unwrap();
+    assert_eq!(config.engine.cgroup_parent, Path::new("handsd.slice"));
+    assert_eq!(config.http, Config::parse("", &root()).unwrap().http);
+}
+
+#[test]
 fn every_default_is_within_its_bounds() {
     let config = Config::parse("", &root()).unwrap();
     assert_eq!(Config::parse(&config.to_toml(), &user()).unwrap(), config);
