@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use handsd::api::proto::{
     BashRequest, GetSandboxRequest, ListSandboxesRequest, NodeInfoRequest, WriteRequest, write_request,
 };
-use handsd::client::{self, Address, Channel};
+use handsd::client::{self, Address};
 use support::{Daemon, Options, argv, probe, process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,52 +25,74 @@ const HOSTILE: usize = 20;
 const PACE: Duration = Duration::from_millis(1500);
 /// Between two attempts of one that does not.
 const HOSTILE_PACE: Duration = Duration::from_millis(100);
-/// How much slower the well-behaved may be served than when they are among themselves, at the 99th percentile.
+/// Between two calls of one that has the node to itself.
+const QUIET_PACE: Duration = Duration::from_millis(20);
+/// How much slower the well-behaved may be served than when they are among themselves, at the 99th percentile. What one has
+/// who has the node to itself is printed, too: on a machine that is busy with other things, so many clients are more than it
+/// bears, however they behave.
 const SLOWDOWN: u32 = 10;
 /// Below it, a tenfold is the noise of a machine with two cores that runs 300 clients as well.
 const NOISE: Duration = Duration::from_millis(100);
 /// What the daemon may grow by, in KiB: the windows of some hundred connections.
 const GROWTH: u64 = 256 << 10;
 
-/// The 99th percentile.
-fn p99(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() * 99 / 100]
+/// How long calls took: those that look something up, and commands from their start to their end.
+#[derive(Debug, Default)]
+struct Times {
+    lookups: Vec<Duration>,
+    commands: Vec<Duration>,
 }
 
-async fn timed_info(channel: &Channel) -> Duration {
-    let began = Instant::now();
-    client::node(channel.clone()).info(NodeInfoRequest {}).await.unwrap();
-    began.elapsed()
+impl Times {
+    fn of_all(all: impl IntoIterator<Item = Self>) -> Self {
+        all.into_iter().fold(Self::default(), |mut sum, times| {
+            sum.lookups.extend(times.lookups);
+            sum.commands.extend(times.commands);
+            sum
+        })
+    }
+
+    /// The 99th percentile of each.
+    fn p99(mut self) -> [Duration; 2] {
+        [&mut self.lookups, &mut self.commands].map(|times| {
+            times.sort_unstable();
+            times[times.len() * 99 / 100]
+        })
+    }
 }
 
-/// A client that behaves, until the end: how long its calls for the node's state took.
-async fn behave(address: Address, sandbox: String, number: u32, until: Instant) -> Vec<Duration> {
+/// A client that behaves, until the end.
+async fn behave(address: Address, sandbox: String, number: u32, pace: Duration, until: Instant) -> Times {
     let channel = client::connect(&address).await.unwrap();
     let (mut hands, mut sandboxes) = (client::hands(channel.clone()), client::sandboxes(channel.clone()));
-    let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + PACE / CLIENTS * number, PACE);
-    let mut times = Vec::new();
+    let mut node = client::node(channel);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + pace / CLIENTS * number, pace);
+    let mut times = Times::default();
     let mut turn = number;
     while Instant::now() < until {
-        pace.tick().await;
+        ticks.tick().await;
         turn += 1;
+        let began = Instant::now();
         match turn % 4 {
             0 => {
                 let request = BashRequest { sandbox_id: sandbox.clone(), ..argv(&["true"]) };
                 let mut events = hands.bash(request).await.unwrap().into_inner();
                 while events.message().await.unwrap().is_some() {}
+                times.commands.push(began.elapsed());
+                continue;
             }
             1 => drop(sandboxes.get(GetSandboxRequest { sandbox_id: sandbox.clone() }).await.unwrap()),
             2 => drop(sandboxes.list(ListSandboxesRequest::default()).await.unwrap()),
-            _ => times.push(timed_info(&channel).await),
+            _ => drop(node.info(NodeInfoRequest {}).await.unwrap()),
         }
+        times.lookups.push(began.elapsed());
     }
     times
 }
 
 /// All clients that behave.
-fn load(node: &Address, sandbox: &str, until: Instant) -> JoinSet<Vec<Duration>> {
-    (0..CLIENTS).map(|number| behave(node.clone(), sandbox.to_owned(), number, until)).collect()
+fn load(node: &Address, sandbox: &str, until: Instant) -> JoinSet<Times> {
+    (0..CLIENTS).map(|number| behave(node.clone(), sandbox.to_owned(), number, PACE, until)).collect()
 }
 
 /// Connects, says these bytes, and then nothing for as long as the node bears it; then does so again.
@@ -117,8 +139,10 @@ async fn hostile_clients_are_hardly_noticed_by_the_others() {
     let address = daemon.tcp_address();
     let node = Address::Tcp(address.clone());
     let sandbox = daemon.sandbox().await;
-    let alone = load(&node, &sandbox.id, Instant::now() + Duration::from_secs(seconds)).join_all().await;
-    let alone = p99(alone.into_iter().flatten().collect());
+    let quiet = Instant::now() + Duration::from_secs(seconds) / 4;
+    let quiet = behave(node.clone(), sandbox.id.clone(), 0, QUIET_PACE, quiet).await.p99();
+    let among = load(&node, &sandbox.id, Instant::now() + Duration::from_secs(seconds)).join_all().await;
+    let among = Times::of_all(among).p99();
     let before = process::resident_kib(daemon.pid());
 
     let until = Instant::now() + Duration::from_secs(seconds);
@@ -143,9 +167,12 @@ async fn hostile_clients_are_hardly_noticed_by_the_others() {
     };
     let (times, most, ()) =
         tokio::join!(clients.join_all(), watching, async { while hostile.join_next().await.is_some() {} });
-    let crowded = p99(times.into_iter().flatten().collect());
-    println!("p99 of Info: {alone:?} alone, {crowded:?} in hostile company; {before} KiB resident, {most} KiB at most");
-    assert!(crowded <= (alone * SLOWDOWN).max(NOISE), "{crowded:?}, and {alone:?} alone");
+    let crowded = Times::of_all(times).p99();
+    println!("p99 of lookups and of commands: {quiet:?} one client, {among:?} all, {crowded:?} all and hostile ones");
+    println!("{before} KiB resident, {most} KiB at most");
+    for (crowded, among) in crowded.into_iter().zip(among) {
+        assert!(crowded <= (among * SLOWDOWN).max(NOISE), "{crowded:?}, and {among:?} among themselves");
+    }
     assert!(most < before + GROWTH, "{most} KiB, and {before} KiB before");
     drop(sandbox);
 }
