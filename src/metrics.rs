@@ -42,6 +42,8 @@ pub struct Metrics {
     overshoot: HistogramVec,
     killed: IntCounter,
     adoptions: IntCounter,
+    crashes: IntCounter,
+    restarts: IntCounterVec,
     sandboxes: IntGaugeVec,
     running: IntGauge,
     spool_bytes: IntGauge,
@@ -61,6 +63,15 @@ pub enum LifeStep {
     Wake,
     /// To nothing.
     Destroy,
+}
+
+/// What was started again because it had ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restarted {
+    /// A sandbox that crashed.
+    Sandbox,
+    /// The process that a sandbox keeps running.
+    Runtime,
 }
 
 /// How a run ended.
@@ -103,6 +114,11 @@ impl Metrics {
         let build = gauges(&registry, "handsd_build_info", "Version of the daemon; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let add = &registry;
+        let help = "What was started again because it had ended: sandboxes, and the runtimes in them.";
+        let restarts = counters(&registry, "handsd_restarts_total", help, &["what"])?;
+        for what in [Restarted::Sandbox, Restarted::Runtime] {
+            restarts.with_label_values(&[what.name()]);
+        }
         let spans = counters(&registry, "handsd_spans_total", "Spans of calls, by what became of them.", &["outcome"])?;
         // Both are there from the beginning, so that the first loss is a growth.
         for outcome in [SENT, LOST] {
@@ -145,6 +161,8 @@ impl Metrics {
             )?,
             killed: counter(add, "handsd_processes_killed_total", "Processes that were ended with their runs.")?,
             adoptions: counter(add, "handsd_sandbox_adoptions_total", "Sandboxes taken over from an earlier daemon.")?,
+            crashes: counter(add, "handsd_sandbox_crashes_total", "Sandboxes that ended by themselves.")?,
+            restarts,
             sandboxes: gauges(add, "handsd_sandboxes", "Sandboxes, by phase.", &["phase"])?,
             running: gauge(add, "handsd_runs", "Runs that have not ended.")?,
             spool_bytes: gauge(add, "handsd_spool_bytes", "Output of runs that can be attached to.")?,
@@ -203,6 +221,16 @@ impl Metrics {
         self.adoptions.inc();
     }
 
+    /// A sandbox has ended by itself.
+    pub fn crashed(&self) {
+        self.crashes.inc();
+    }
+
+    /// Something was started again because it had ended.
+    pub fn restarted(&self, what: Restarted) {
+        self.restarts.with_label_values(&[what.name()]).inc();
+    }
+
     /// The store has answered after so long.
     pub fn store_answered(&self, after: Duration) {
         self.store_lag.set(after.as_secs_f64());
@@ -235,6 +263,15 @@ impl Metrics {
         self.running.set(gauge(census.running));
         self.spool_bytes.set(i64::try_from(census.spool_bytes).unwrap_or(i64::MAX));
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+impl Restarted {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sandbox => "sandbox",
+            Self::Runtime => "runtime",
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use super::{IdleTimeout, Order, SandboxError, Snapshot};
 use crate::crash;
 use crate::engine::{EngineError, Spec, Started};
 use crate::ids::SandboxId;
+use crate::metrics::metrics;
 use crate::network::Port;
 use crate::network::secrets::Secrets;
 use crate::store::{NewEvent, StoreError};
@@ -222,6 +223,7 @@ impl Driver {
     /// Its processes are gone, or cannot be reached any more. Its files are kept.
     async fn crash(&mut self, why: String) {
         crash::point("crash.seen");
+        metrics().crashed();
         self.activity.close();
         let mut body = std::mem::replace(&mut self.body, Body::Gone);
         self.observe(Observation::GuestGone(why.into())).await;

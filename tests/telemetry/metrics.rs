@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use handsd::api::proto::{BashRequest, HibernateSandboxRequest, WakeSandboxRequest};
+use handsd::api::proto::{
+    BashRequest, CreateSandboxRequest, DestroySandboxRequest, HibernateSandboxRequest, Runtime, WakeSandboxRequest,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::{Daemon, Options, SOON, eventually, expect, probe, shell};
@@ -148,6 +152,26 @@ fn in_dashboard() -> BTreeSet<String> {
 /// A scrape has a sample of this name, whatever its labels.
 fn is_sampled(samples: &BTreeMap<String, f64>, name: &str) -> bool {
     samples.keys().any(|key| key.split('{').next() == Some(name))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crashes_and_what_is_started_again_are_counted() {
+    let config = "[runtime]\nrestart_after = '10ms'\nbudget = 2\n".to_owned();
+    let Some(daemon) = Daemon::start_with(Options { http: true, config, ..Options::default() }).await else { return };
+    let sandbox = daemon.sandbox().await;
+    let init = Pid::from_raw(i32::try_from(daemon.init(&sandbox)).unwrap());
+    kill(init, Signal::SIGKILL).unwrap();
+    let crashed = ("handsd_sandbox_crashes_total", 1.0);
+    shows(&daemon, &[crashed, ("handsd_restarts_total{what=\"sandbox\"}", 0.0)]).await;
+    sandbox.run(shell("true")).await.unwrap();
+    shows(&daemon, &[crashed, ("handsd_restarts_total{what=\"sandbox\"}", 1.0)]).await;
+
+    let runtime = Runtime { command: "exit 1".to_owned(), ..Default::default() };
+    let request = CreateSandboxRequest { runtime: Some(runtime), ..Default::default() };
+    let fails = daemon.sandboxes().create(request).await.unwrap().into_inner().id;
+    // The first start is none again.
+    shows(&daemon, &[("handsd_restarts_total{what=\"runtime\"}", 1.0)]).await;
+    daemon.sandboxes().destroy(DestroySandboxRequest { sandbox_id: fails }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

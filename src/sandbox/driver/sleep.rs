@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Driver, WAKE_QUEUE_DEADLINE};
 use crate::crash;
-use crate::metrics::{LifeStep, metrics};
+use crate::metrics::{LifeStep, Restarted, metrics};
 use crate::sandbox::live::Body;
 use crate::sandbox::state::{Observation, Phase, Tier};
 use crate::sandbox::{IdleTimeout, SandboxError};
@@ -104,6 +104,7 @@ impl Driver {
             Phase::Crashed(_) => Tier::Stopped,
             _ => return Err(self.not_running()),
         };
+        let is_restart = matches!(self.record.phase, Phase::Crashed(_));
         let tools = Arc::clone(&self.tools);
         if tools.draining.is_cancelled() {
             return Err(SandboxError::Draining);
@@ -123,6 +124,9 @@ impl Driver {
             Ok(()) => {
                 self.activity.open();
                 self.observe(Observation::Awake).await;
+                if is_restart {
+                    metrics().restarted(Restarted::Sandbox);
+                }
                 Ok(())
             }
             Err(error) => {

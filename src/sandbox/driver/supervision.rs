@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use super::{Driver, LOOK_AGAIN, requested};
 use crate::crash;
 use crate::hands::Run;
+use crate::metrics::{Restarted, metrics};
 use crate::sandbox::SandboxError;
 use crate::sandbox::record::RuntimeStep;
 use crate::sandbox::runtime::state::{EndReason, Ending, State, Supervised};
@@ -73,7 +74,7 @@ impl Driver {
         let mut record = self.record.clone();
         let Some(supervised) = &mut record.supervised else { return Ok(()) };
         supervised.start(SystemTime::now());
-        let key = key(supervised.starts);
+        let (key, is_restart) = (key(supervised.starts), supervised.starts > 1);
         record.generation += 1;
         let event = record.runtime_event(RuntimeStep::Starting, SystemTime::now());
         let stored = self.tools.store.put_sandbox(self.id(), record.to_text(), event).await;
@@ -84,6 +85,9 @@ impl Driver {
         match hands.start(runtime.command(), Some(key), None::<()>).await {
             Ok(run) => {
                 crash::point("runtime.started");
+                if is_restart {
+                    metrics().restarted(Restarted::Runtime);
+                }
                 self.has_begun(run).await;
             }
             Err(error) => {
