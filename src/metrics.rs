@@ -44,6 +44,7 @@ pub struct Metrics {
     adoptions: IntCounter,
     crashes: IntCounter,
     restarts: IntCounterVec,
+    vanished: IntCounterVec,
     sandboxes: IntGaugeVec,
     running: IntGauge,
     spool_bytes: IntGauge,
@@ -72,6 +73,17 @@ pub enum Restarted {
     Sandbox,
     /// The process that a sandbox keeps running.
     Runtime,
+}
+
+/// Who was at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// Somebody who calls the daemon.
+    GrpcClient,
+    /// Somebody who does so over HTTP, or looks at a preview.
+    HttpClient,
+    /// A host that a sandbox is connected to through its proxy.
+    ProxiedHost,
 }
 
 /// How a run ended.
@@ -163,6 +175,12 @@ impl Metrics {
             adoptions: counter(add, "handsd_sandbox_adoptions_total", "Sandboxes taken over from an earlier daemon.")?,
             crashes: counter(add, "handsd_sandbox_crashes_total", "Sandboxes that ended by themselves.")?,
             restarts,
+            vanished: counters(
+                add,
+                "handsd_connections_vanished_total",
+                "Connections that were cut because nothing was heard of their peer any more.",
+                &["peer"],
+            )?,
             sandboxes: gauges(add, "handsd_sandboxes", "Sandboxes, by phase.", &["phase"])?,
             running: gauge(add, "handsd_runs", "Runs that have not ended.")?,
             spool_bytes: gauge(add, "handsd_spool_bytes", "Output of runs that can be attached to.")?,
@@ -229,6 +247,16 @@ impl Metrics {
     /// Something was started again because it had ended.
     pub fn restarted(&self, what: Restarted) {
         self.restarts.with_label_values(&[what.name()]).inc();
+    }
+
+    /// A connection was cut because nothing was heard of its peer any more.
+    pub fn vanished(&self, peer: Peer) {
+        let name = match peer {
+            Peer::GrpcClient => "grpc_client",
+            Peer::HttpClient => "http_client",
+            Peer::ProxiedHost => "proxied_host",
+        };
+        self.vanished.with_label_values(&[name]).inc();
     }
 
     /// The store has answered after so long.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml_span::value::Value;
 
 use super::print;
 use super::section::{Section, choice, integer, limit, text};
-use super::value::directory;
+use super::value::{directory, duration};
 use super::{Config, Environment, ListenAddress, defaults};
 use crate::auth::policy::{Caller, Client, Proof, Role, Scope};
 use crate::auth::rate::Limits;
@@ -34,6 +35,9 @@ pub struct AuthConfig {
 pub struct LimitsConfig {
     /// Connections to one address.
     pub connections: usize,
+    /// How long a client, or a host that a sandbox talks to through the proxy, may be silent when it is asked whether it is
+    /// there, before it is taken for gone.
+    pub silence: Duration,
     /// Calls.
     pub calls: Limits,
 }
@@ -98,6 +102,7 @@ pub(super) fn limits(limits: &mut Section<'_, '_>) -> LimitsConfig {
     let rate = limits.take("calls_per_second", limit(integer(defaults::RATE_BOUNDS))).unwrap_or(defaults::RATE);
     LimitsConfig {
         connections: limits.take("connections", integer(defaults::CONNECTIONS_BOUNDS)).unwrap_or(defaults::CONNECTIONS),
+        silence: limits.take("silence", duration(defaults::SILENCE_BOUNDS)).unwrap_or(defaults::SILENCE),
         calls: Limits { calls: all, calls_per_client: per_client, rate },
     }
 }
@@ -153,6 +158,7 @@ impl Config {
             ("telemetry", *telemetry != new.telemetry),
             ("tls", tls.is_some() != new.tls.is_some()),
             ("limits.connections", limits.connections != new.limits.connections),
+            ("limits.silence", limits.silence != new.limits.silence),
             ("health", *health != new.health),
             ("sandbox", *sandbox != new.sandbox),
             ("run", *run != new.run),
@@ -177,13 +183,15 @@ impl Config {
     }
 
     pub(super) fn limits(&self) -> String {
-        let LimitsConfig { connections, calls: Limits { calls, calls_per_client, rate } } = self.limits;
+        let LimitsConfig { connections, silence, calls: Limits { calls, calls_per_client, rate } } = self.limits;
         format!(
             "\
 # What may be asked for at once. A call beyond it is refused, a connection waits.
 [limits]
 # Connections to one address.
 connections = {connections}
+# How long a gRPC client, or a host at the other end of the proxy, may be silent when it is asked whether it is there.
+silence = {silence}
 # Calls under way, of all clients and of one; streams that are open are calls.
 calls = {calls}
 calls_per_client = {calls_per_client}
@@ -195,6 +203,7 @@ calls_per_second = {rate}
 min_free_disk = {disk}
 min_free_memory = {memory}
 ",
+            silence = print::duration(silence),
             rate = print::limit(rate.map(|rate| rate.to_string())),
             disk = print::size(self.health.disk),
             memory = print::size(self.health.memory),

@@ -137,6 +137,10 @@ pub(super) const MAX_UNPACKED_BOUNDS: RangeInclusive<u64> = MIB..=MAX_SIZE;
 pub(super) const CONNECTIONS: usize = 1024;
 /// Each connection is a descriptor, of which a process has a few thousand at least.
 pub(super) const CONNECTIONS_BOUNDS: RangeInclusive<usize> = 1..=65_536;
+/// A way that is gone for longer than a minute is seldom back before people try again.
+pub(super) const SILENCE: Duration = MINUTE;
+/// Whoever is asked once a second may miss one question; after an hour nobody comes back.
+pub(super) const SILENCE_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(2)..=MINUTE.saturating_mul(60);
 /// Each of 2,000 sandboxes has somebody who watches it and somebody who uses it.
 pub(super) const CALLS: usize = 8192;
 /// One caller may be the only one: a control plane.

@@ -166,6 +166,7 @@ user_namespace = 'host'
 credentials = '/etc/handsd/docker.json'
 [limits]
 connections = 4
+silence = '3s'
 calls = 3
 calls_per_client = 2
 calls_per_second = 1
@@ -196,6 +197,7 @@ audit = '/audit'
         tls: None,
         limits: LimitsConfig {
             connections: 4,
+            silence: Duration::from_secs(3),
             calls: crate::auth::rate::Limits { calls: 3, calls_per_client: 2, rate: Some(1) },
         },
         health: Floors { disk: 0, memory: 1 << 20 },
@@ -353,6 +355,7 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
         ("run.retention", "'-1s'"),
         ("image.plain_http", "['http://registry']"),
         ("engine.cgroup", "true"),
+        ("limits.silence", "'1s'"),
         ("engine.id_base", "1000"),
         ("engine.id_base", "0xffffffff"),
     ] {

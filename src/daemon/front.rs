@@ -24,13 +24,18 @@ use crate::auth::policy::{Proof, Roster};
 use crate::auth::rate::Meter;
 use crate::auth::tls::{self, ClientCertificate, TlsError};
 use crate::config::{Config, ListenAddress};
+use crate::metrics::Peer;
+use crate::network::silence;
 use crate::telemetry::chain;
 use crate::telemetry::spans::Spans;
 
-/// Silence after which a connection is asked whether it is still there, and how long the answer may take: a client that
-/// vanished is noticed, and a stream that is quiet stays open through what forgets quiet connections.
+/// Silence after which a client is asked for a sign of life, so that a stream that is quiet stays open through what forgets
+/// quiet connections.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often the silence that the kernel bounds a client may take to answer: whoever is heard of no more by then hangs, and
+/// has not vanished.
+const PING_PATIENCE: u32 = 2;
 
 /// Bytes that a client may send on a stream, and on all of its streams, before the daemon has taken them.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -84,6 +89,8 @@ pub struct Front {
     meter: Meter,
     spans: Spans,
     connections: usize,
+    /// After which a client is taken for gone.
+    silence: Duration,
 }
 
 impl Front {
@@ -99,6 +106,7 @@ impl Front {
             meter: Meter::default(),
             spans,
             connections: config.limits.connections,
+            silence: config.limits.silence,
         })
     }
 
@@ -150,16 +158,17 @@ impl Front {
             }
             ListenAddress::Tcp(at) => {
                 let listener = TcpListener::bind(at).await.map_err(failed)?;
+                silence::bound(&listener, self.silence).map_err(failed)?;
                 let at = listener.local_addr().map_err(failed)?;
                 (self.tcp(listener, &at.to_string()), ListenAddress::Tcp(at))
             }
         };
         let (ready, connections) = mpsc::channel(READY);
-        tasks.spawn(connection::accept(listener, self.connections, ready, stop.clone()));
+        tasks.spawn(connection::accept(listener, Peer::GrpcClient, self.connections, ready, stop.clone()));
         let connections = ReceiverStream::new(connections).map(Ok::<Connection, io::Error>);
         let server = Server::builder()
             .http2_keepalive_interval(Some(PING_INTERVAL))
-            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .http2_keepalive_timeout(Some(PING_PATIENCE * self.silence))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME)

@@ -51,7 +51,7 @@ pub fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
         },
         spools: spools(&config.state_dir),
         network: Bounds::new(network.default.clone(), network.ceiling.clone()).map_err(DaemonError::Network)?,
-        outside: Arc::new(Outside::new(network.reachable.clone())),
+        outside: Arc::new(Outside::new(network.reachable.clone(), config.limits.silence)),
         restarts: config.runtime,
     })
 }

@@ -3,12 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::{TcpNoDelay, TcpUserTimeout};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -21,17 +18,19 @@ use crate::api::http::access::Access;
 use crate::api::http::key::ApiKey;
 use crate::api::http::token::Tokens;
 use crate::config::{Config, HttpConfig};
+use crate::metrics::Peer;
+use crate::network::silence;
 use crate::store::Store;
 use crate::telemetry::chain;
 
-/// Connections that have shaken hands and that the server has not taken yet; it takes them as fast as it can.
+/// Connections that are ready and that the server has not taken yet; it takes them as fast as it can.
 const READY: usize = 16;
 
 /// A listener that nobody has been let into yet.
 pub struct Web {
     listener: TcpListener,
     address: SocketAddr,
-    /// At most so many at once, with TLS.
+    /// At most so many at once.
     connections: usize,
 }
 
@@ -44,7 +43,8 @@ impl Web {
         let Some(address) = config.http.listen else { return Ok(None) };
         let failed = |source| DaemonError::Listen { address: address.to_string(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
-        tune(&listener, config.http.unread_timeout).map_err(failed)?;
+        // A client that does not read is cut off too, to come back with a cursor.
+        silence::bound(&listener, config.http.unread_timeout).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Some(Self { listener, address, connections: config.limits.connections }))
     }
@@ -63,17 +63,15 @@ impl Web {
         stop: CancellationToken,
     ) {
         let stopped = stop.clone().cancelled_owned();
-        let served = match certificates {
-            None => axum::serve(self.listener, router).with_graceful_shutdown(stopped).await,
-            Some(certificates) => {
-                let (ready, connections) = mpsc::channel(READY);
-                let listener = connection::Listener::Tls(self.listener, certificates);
-                let accepting = connection::accept(listener, self.connections, ready, stop);
-                let secured = Secured { connections, address: self.address };
-                let serving = axum::serve(secured, router).with_graceful_shutdown(stopped);
-                tokio::join!(accepting, serving).1
-            }
+        let listener = match certificates {
+            None => connection::Listener::Plain(self.listener),
+            Some(certificates) => connection::Listener::Tls(self.listener, certificates),
         };
+        let (ready, connections) = mpsc::channel(READY);
+        let accepting = connection::accept(listener, Peer::HttpClient, self.connections, ready, stop);
+        let ready = Ready { connections, address: self.address };
+        let serving = axum::serve(ready, router).with_graceful_shutdown(stopped);
+        let ((), served) = tokio::join!(accepting, serving);
         if let Err(error) = served {
             tracing::error!(error = %chain(&error), "a listener ended");
         }
@@ -82,13 +80,13 @@ impl Web {
     }
 }
 
-/// Connections that have shaken hands.
-struct Secured {
+/// Connections whose clients have begun to speak.
+struct Ready {
     connections: mpsc::Receiver<Connection>,
     address: SocketAddr,
 }
 
-impl Listener for Secured {
+impl Listener for Ready {
     type Io = Connection;
     type Addr = SocketAddr;
 
@@ -116,12 +114,4 @@ pub async fn access(config: &Config, store: Store) -> Result<Access, DaemonError
     let key = key.map_err(DaemonError::Key)?;
     let tokens = Tokens::open(&key, store).await.map_err(DaemonError::Store)?;
     Ok(Access { key, tokens, hosts: hosts.clone(), origins: origins.clone() })
-}
-
-/// A small answer does not wait for more to come with it, and a client that does not read is cut off, to come back with a
-/// cursor. Connections have what their listener has (tcp(7)).
-fn tune(listener: &TcpListener, unread: Duration) -> io::Result<()> {
-    let unread = u32::try_from(unread.as_millis()).unwrap_or(u32::MAX);
-    setsockopt(listener, TcpUserTimeout, &unread)?;
-    Ok(setsockopt(listener, TcpNoDelay, &true)?)
 }

@@ -12,6 +12,7 @@
 //! | `authority` | the certificates by which the proxy answers for such a name |
 //! | [`pace`] | how many bytes a second go through the proxy |
 //! | [`relay`] | bytes between two sockets |
+//! | [`silence`] | how long a peer may be silent before it is taken for gone |
 //! | `dial` | connecting to a port inside |
 //! | `ports` | which ports are listened on inside |
 //!
@@ -54,6 +55,7 @@ mod proxy;
 mod refusal;
 pub mod relay;
 pub mod secrets;
+pub mod silence;
 pub mod target;
 
 /// A handle on the network of one sandbox.

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval};
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 
 use super::refusal::{self, Refusal};
+use super::silence;
 use super::target::{Host, Target};
 
 /// Names that are resolved at once, of all sandboxes. Each takes a thread for as long as the resolver waits.
@@ -29,17 +28,13 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(8);
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 4;
 
-/// Silence after which a peer is asked whether it is still there, seconds between such questions, and how many may stay
-/// without an answer: a peer that has vanished is noticed after two minutes.
-const KEEP_IDLE: u32 = 60;
-const KEEP_INTERVAL: u32 = 15;
-const KEEP_COUNT: u32 = 4;
-
 /// The way out of the node, for all of its sandboxes.
 #[derive(Debug)]
 pub struct Outside {
     /// Private ranges that may be reached all the same.
     reachable: Vec<IpNet>,
+    /// After which a host is taken for gone.
+    silence: Duration,
     lookups: Arc<Semaphore>,
     /// Of connections that the proxy reads; made when the first is.
     tls: OnceCell<Arc<ClientConfig>>,
@@ -72,10 +67,11 @@ pub enum OutsideError {
 }
 
 impl Outside {
-    /// The way out, with private ranges that may be reached all the same.
+    /// The way out, with private ranges that may be reached all the same. A host that is silent for longer than `silence`
+    /// when it is asked whether it is there is taken for gone.
     #[must_use]
-    pub fn new(reachable: Vec<IpNet>) -> Self {
-        Self { reachable, lookups: Arc::new(Semaphore::new(LOOKUPS)), tls: OnceCell::new() }
+    pub fn new(reachable: Vec<IpNet>, silence: Duration) -> Self {
+        Self { reachable, silence, lookups: Arc::new(Semaphore::new(LOOKUPS)), tls: OnceCell::new() }
     }
 
     /// Connects to a target, at one of its addresses that is not refused.
@@ -95,7 +91,7 @@ impl Outside {
                 }
                 continue;
             }
-            match connect(address).await {
+            match self.connect_to(address).await {
                 Ok(stream) => return Ok(stream),
                 Err(source) => failed = OutsideError::Connect { address, source },
             }
@@ -131,15 +127,12 @@ impl Outside {
         };
         timeout(LOOKUP_DEADLINE, lookup).await.map_err(late)?
     }
-}
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-    let stream = timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await.map_err(late)??;
-    stream.set_nodelay(true)?;
-    setsockopt(&stream, KeepAlive, &true)?;
-    setsockopt(&stream, TcpKeepIdle, &KEEP_IDLE)?;
-    setsockopt(&stream, TcpKeepInterval, &KEEP_INTERVAL)?;
-    setsockopt(&stream, TcpKeepCount, &KEEP_COUNT)?;
-    Ok(stream)
+    async fn connect_to(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+        let stream = timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await.map_err(late)??;
+        stream.set_nodelay(true)?;
+        silence::bound(&stream, self.silence)?;
+        Ok(stream)
+    }
 }

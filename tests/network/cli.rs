@@ -8,15 +8,20 @@ use crate::inside::{ECHO, has_python, hibernate, serve};
 use crate::support::{Daemon, Sandbox};
 
 /// A `hands forward` that is ended when it is dropped.
-struct Forwarding {
+pub struct Forwarding {
     child: Child,
-    address: String,
+    /// Where it listens.
+    pub address: String,
 }
 
 impl Forwarding {
     fn start(daemon: &Daemon, sandbox: &Sandbox, port: u16) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hands"));
-        command.args(["forward", &sandbox.id, &format!("0:{port}")]).env("HANDS_ADDR", daemon.address());
+        Self::start_as(Command::new(env!("CARGO_BIN_EXE_hands")), &daemon.address(), sandbox, port)
+    }
+
+    /// With a command that executes it, to a node at an address.
+    pub fn start_as(mut command: Command, address: &str, sandbox: &Sandbox, port: u16) -> Self {
+        command.args(["forward", &sandbox.id, &format!("0:{port}")]).env("HANDS_ADDR", address);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

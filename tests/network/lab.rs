@@ -7,9 +7,13 @@
 //!
 //! The daemon runs in the namespace of the node. Names are in a hosts file that only it sees.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::{CloneFlags, setns};
+use tokio::net::TcpStream;
 
 use crate::support::{Daemon, Options};
 
@@ -78,6 +82,11 @@ impl Lab {
 
     /// A daemon on the node.
     pub async fn daemon(&self, config: &str) -> Option<Daemon> {
+        self.daemon_with(Options { config: config.to_owned(), ..Options::default() }).await
+    }
+
+    /// The same with more options; how it is executed is the lab's.
+    pub async fn daemon_with(&self, options: Options) -> Option<Daemon> {
         let mounts = format!(
             "mount --bind {} /etc/hosts && mount --bind {} $(readlink -f /etc/resolv.conf) && exec \"$@\"",
             self.hosts().display(),
@@ -86,7 +95,37 @@ impl Lab {
         let namespace = format!("--net=/run/netns/{}", self.node());
         let words = ["nsenter", &namespace, "unshare", "--mount", "--propagation", "slave", "sh", "-c", &mounts, "sh"];
         let wrapper = words.map(str::to_owned).to_vec();
-        Daemon::start_with(Options { config: config.to_owned(), wrapper, ..Options::default() }).await
+        Daemon::start_with(Options { wrapper, ..options }).await
+    }
+
+    /// Connects from the node itself.
+    pub async fn connect(&self, address: &str) -> TcpStream {
+        let namespace = File::open(format!("/run/netns/{}", self.node())).unwrap();
+        let address = address.to_owned();
+        // The namespace is the thread's for good.
+        let connecting = std::thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            std::net::TcpStream::connect(address).unwrap()
+        });
+        let stream = connecting.join().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        TcpStream::from_std(stream).unwrap()
+    }
+
+    /// From now on, the node hears nothing that comes from or to a port over TCP: not even that a connection ends.
+    pub fn lose(&self, port: u16) {
+        let rules = format!(
+            "add table inet lost{port}; add chain inet lost{port} in {{ type filter hook input priority -20; }}; \
+             add rule inet lost{port} in tcp sport {port} drop; add rule inet lost{port} in tcp dport {port} drop"
+        );
+        assert_eq!(self.on_node(&["sh", "-c", "nft \"$1\" && echo lost", "sh", &rules]), "lost\n");
+    }
+
+    /// A command that is executed on the node.
+    pub fn command_on_node(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.node())).arg(program);
+        command
     }
 
     /// Starts a program in the world, which ends with the test; waits until it says something.

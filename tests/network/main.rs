@@ -13,3 +13,4 @@ mod ports;
 mod preview;
 mod proxy;
 mod secrets;
+mod vanish;

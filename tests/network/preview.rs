@@ -9,7 +9,7 @@ use crate::support::{Daemon, Options, SOON, Sandbox};
 
 /// Answers a request with what it was sent; `/events` by two events, the second when another request asks for `/next`;
 /// and whoever wants to speak "echo" instead of HTTP, by that.
-const SERVER: &str = r#"
+pub const SERVER: &str = r#"
 import socket, sys, threading
 following = threading.Event()
 def serve(connection):
@@ -49,7 +49,7 @@ async fn start() -> Option<Daemon> {
     Daemon::start_with(Options { http: true, ..Options::default() }).await
 }
 
-async fn preview(daemon: &Daemon, sandbox: &Sandbox, port: u32) -> PreviewResponse {
+pub async fn preview(daemon: &Daemon, sandbox: &Sandbox, port: u32) -> PreviewResponse {
     let request = PreviewRequest { sandbox_id: sandbox.id.clone(), port };
     daemon.sandboxes().preview(request).await.unwrap().into_inner()
 }

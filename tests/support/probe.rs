@@ -5,7 +5,11 @@ use tokio::net::TcpStream;
 
 /// The code and the body of a GET.
 pub async fn get(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    get_over(TcpStream::connect(address).await.expect("it listens"), address, path).await
+}
+
+/// The same over a connection that there is already.
+pub async fn get_over(mut stream: TcpStream, address: &str, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("it reads");
     let mut reply = String::new();

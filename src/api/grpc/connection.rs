@@ -1,9 +1,9 @@
-//! Connections of clients: accepted, secured, and bounded in number.
+//! Connections of clients, of gRPC and of HTTP: accepted, secured, bounded in number, and counted if a client vanishes.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -20,6 +20,7 @@ use tonic::transport::server::Connected;
 use super::authority::Rewriter;
 use crate::auth::policy::Peer;
 use crate::auth::tls;
+use crate::metrics::{self, metrics};
 
 /// How long a client may take to say its first word, and to shake hands: a few round trips to the other side of the world.
 /// Whoever takes longer only holds a descriptor.
@@ -38,9 +39,11 @@ pub enum Listener {
     Tls(TcpListener, watch::Receiver<Arc<ServerConfig>>),
 }
 
-/// A connection that is ready for HTTP/2.
+/// A connection that is ready for HTTP.
 pub struct Connection {
     io: Io,
+    /// What it is counted as if its client vanishes.
+    kind: metrics::Peer,
     peer: Arc<Peer>,
     /// Its place among as many as there may be.
     _room: OwnedSemaphorePermit,
@@ -53,7 +56,13 @@ enum Io {
 }
 
 /// Accepts until it is told to stop, at most `most` connections at once: the next one waits until another has ended.
-pub async fn accept(listener: Listener, most: usize, ready: mpsc::Sender<Connection>, stop: CancellationToken) {
+pub async fn accept(
+    listener: Listener,
+    kind: metrics::Peer,
+    most: usize,
+    ready: mpsc::Sender<Connection>,
+    stop: CancellationToken,
+) {
     let room = Arc::new(Semaphore::new(most));
     let mut handshakes = JoinSet::new();
     let accepting = async {
@@ -75,7 +84,7 @@ pub async fn accept(listener: Listener, most: usize, ready: mpsc::Sender<Connect
                 match timeout(HANDSHAKE_DEADLINE, socket.secure()).await {
                     // If nobody takes it, the daemon ends.
                     Ok(Ok((io, peer))) => {
-                        let _ = ready.send(Connection { io, peer: Arc::new(peer), _room: permit }).await;
+                        let _ = ready.send(Connection { io, kind, peer: Arc::new(peer), _room: permit }).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%error, "a client did not become a connection"),
                     Err(_) => tracing::debug!("a client connected and was silent"),
@@ -142,16 +151,21 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
+        let read = match &mut self.io {
             Io::Unix(stream, rewriter) => {
                 let before = buffer.filled().len();
-                ready!(Pin::new(stream).poll_read(cx, buffer))?;
+                let read = Pin::new(stream).poll_read(cx, buffer);
                 rewriter.rewrite(&mut buffer.filled_mut()[before..]);
-                Poll::Ready(Ok(()))
+                read
             }
             Io::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Io::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        // A server reads all the time, so that it hears of it once.
+        if matches!(&read, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut) {
+            metrics().vanished(self.kind);
         }
+        read
     }
 }
 

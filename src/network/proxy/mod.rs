@@ -36,6 +36,7 @@ use super::relay::{Moved, relay};
 use super::secrets::{Binding, Secrets};
 use super::target::Target;
 use crate::ids::SandboxId;
+use crate::metrics::{Peer, metrics};
 use crate::telemetry::chain;
 use request::{Asked, BadRequest, Extra};
 
@@ -282,6 +283,9 @@ impl Proxy {
             ended = relay(client, host, &self.traffic.pace, &moved, &self.traffic.moved) => ended,
             _ = revoked => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not on the allowlist any more")),
         };
+        if matches!(&ended, Err(error) if error.kind() == io::ErrorKind::TimedOut) {
+            metrics().vanished(Peer::ProxiedHost);
+        }
         let (sent, received) = (moved.forth.into_inner(), moved.back.into_inner());
         tracing::debug!(sandbox.id = %self.id, %target, sent, received, verdict = "connected", "proxy");
         ended
