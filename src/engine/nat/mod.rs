@@ -12,6 +12,7 @@
 //! | `netlink` | messages to the kernel and its answers |
 //! | `link` | links, addresses, routes |
 //! | `rules` | what may go where |
+//! | `step` | a step of a rule, in the kernel's words |
 //!
 //! A sandbox's number is in a file in its directory, from before its link is made until after it is gone, so that the next
 //! daemon knows whose it is. The gateway and the rules are there as long as any sandbox needs them.
@@ -33,6 +34,7 @@ use rules::Rules;
 mod link;
 mod netlink;
 mod rules;
+mod step;
 
 /// The file with a sandbox's number.
 const FILE: &str = "nat";

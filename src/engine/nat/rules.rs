@@ -20,7 +20,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{APPEND, Attributes, Batch, CREATE};
+use super::netlink::{APPEND, Batch, CREATE};
+use super::step::{Family, Step};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
@@ -41,12 +42,6 @@ const HOOK_PRIORITY: u16 = 2;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
-const LIST_ELEMENT: u16 = 1;
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
-const DATA_VALUE: u16 = 1;
-const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
 
 /// Hooks of the network's layer (linux/netfilter.h).
 const LOCAL_IN: u32 = 1;
@@ -57,44 +52,7 @@ const POST_ROUTING: u32 = 4;
 const BEFORE_FILTER: i32 = -10;
 const SOURCE_NAT: i32 = 100;
 
-/// The register in which everything is compared.
-const REGISTER: u32 = 1;
-
 const DNS: u16 = 53;
-
-/// One of the two families that have a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    V4 = 2,
-    V6 = 10,
-}
-
-/// What a packet is looked at for, and what becomes of it.
-#[derive(Debug, Clone, Copy)]
-enum Step<'a> {
-    /// It came from a link of this prefix.
-    From(&'a str),
-    /// It goes to one.
-    To(&'a str),
-    /// It does not.
-    NotTo(&'a str),
-    /// It comes from this range.
-    Source(Ipv4Net),
-    /// It goes to this range.
-    Destination(Ipv4Net),
-    /// It is of this protocol.
-    Protocol(libc::c_int),
-    /// It goes to this port.
-    Port(u16),
-    /// It belongs to what somebody has asked for.
-    Established,
-    Accept,
-    Drop,
-    /// Dropped, and its sender is told.
-    Refuse(Family),
-    /// It gets the node's address.
-    Masquerade,
-}
 
 /// What the rules are made of.
 #[derive(Debug)]
@@ -211,141 +169,6 @@ impl Rules<'_> {
             rule.nested(RULE_EXPRESSIONS, |list| steps.iter().for_each(|step| step.append(list)));
         });
     }
-}
-
-impl Step<'_> {
-    fn append(self, list: &mut Attributes<'_>) {
-        const IIFNAME: u32 = 6;
-        const OIFNAME: u32 = 7;
-        const L4PROTO: u32 = 16;
-        // Offsets in the headers of IPv4 and of TCP and UDP.
-        const SOURCE: u32 = 12;
-        const DESTINATION: u32 = 16;
-        const DESTINATION_PORT: u32 = 2;
-        match self {
-            Self::From(prefix) => {
-                meta(list, IIFNAME);
-                compare(list, Comparison::Equal, prefix.as_bytes());
-            }
-            Self::To(prefix) => {
-                meta(list, OIFNAME);
-                compare(list, Comparison::Equal, prefix.as_bytes());
-            }
-            Self::NotTo(prefix) => {
-                meta(list, OIFNAME);
-                compare(list, Comparison::NotEqual, prefix.as_bytes());
-            }
-            Self::Source(range) => in_range(list, SOURCE, range),
-            Self::Destination(range) => in_range(list, DESTINATION, range),
-            Self::Protocol(number) => {
-                meta(list, L4PROTO);
-                compare(list, Comparison::Equal, &[u8::try_from(number).expect("protocols have eight bits")]);
-            }
-            Self::Port(port) => {
-                payload(list, Header::Transport, DESTINATION_PORT, 2);
-                compare(list, Comparison::Equal, &port.to_be_bytes());
-            }
-            Self::Established => established(list),
-            Self::Accept => verdict(list, 1),
-            Self::Drop => verdict(list, 0),
-            Self::Refuse(family) => refuse(list, family),
-            Self::Masquerade => expression(list, "masq", |_| {}),
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Comparison {
-    Equal = 0,
-    NotEqual = 1,
-}
-
-#[derive(Clone, Copy)]
-enum Header {
-    Network = 1,
-    Transport = 2,
-}
-
-fn expression(list: &mut Attributes<'_>, name: &str, fill: impl FnOnce(&mut Attributes<'_>)) {
-    list.nested(LIST_ELEMENT, |expression| {
-        expression.text(EXPRESSION_NAME, name);
-        expression.nested(EXPRESSION_DATA, fill);
-    });
-}
-
-fn meta(list: &mut Attributes<'_>, key: u32) {
-    expression(list, "meta", |meta| {
-        meta.number(1, REGISTER);
-        meta.number(2, key);
-    });
-}
-
-/// Compares as many bytes as are given, so that a name is compared with the beginning of another.
-fn compare(list: &mut Attributes<'_>, comparison: Comparison, value: &[u8]) {
-    expression(list, "cmp", |compare| {
-        compare.number(1, REGISTER);
-        compare.number(2, comparison as u32);
-        compare.nested(3, |data| data.bytes(DATA_VALUE, value));
-    });
-}
-
-fn payload(list: &mut Attributes<'_>, header: Header, offset: u32, length: u32) {
-    expression(list, "payload", |payload| {
-        payload.number(1, REGISTER);
-        payload.number(2, header as u32);
-        payload.number(3, offset);
-        payload.number(4, length);
-    });
-}
-
-/// Keeps the bits of the register that a mask has.
-fn mask(list: &mut Attributes<'_>, bits: [u8; 4]) {
-    expression(list, "bitwise", |bitwise| {
-        bitwise.number(1, REGISTER);
-        bitwise.number(2, REGISTER);
-        bitwise.number(3, 4);
-        bitwise.nested(4, |data| data.bytes(DATA_VALUE, &bits));
-        bitwise.nested(5, |data| data.bytes(DATA_VALUE, &[0; 4]));
-    });
-}
-
-fn in_range(list: &mut Attributes<'_>, offset: u32, range: Ipv4Net) {
-    payload(list, Header::Network, offset, 4);
-    mask(list, range.netmask().octets());
-    compare(list, Comparison::Equal, &range.network().octets());
-}
-
-fn established(list: &mut Attributes<'_>) {
-    const STATE: u32 = 0;
-    /// Established and related (NF_CT_STATE_BIT in linux/netfilter/nf_conntrack_common.h).
-    const STATES: u32 = 0b110;
-    expression(list, "ct", |ct| {
-        ct.number(1, REGISTER);
-        ct.number(2, STATE);
-    });
-    mask(list, STATES.to_ne_bytes());
-    compare(list, Comparison::NotEqual, &[0; 4]);
-}
-
-fn verdict(list: &mut Attributes<'_>, code: u32) {
-    const VERDICT_REGISTER: u32 = 0;
-    expression(list, "immediate", |immediate| {
-        immediate.number(1, VERDICT_REGISTER);
-        immediate.nested(2, |data| data.nested(DATA_VERDICT, |verdict| verdict.number(VERDICT_CODE, code)));
-    });
-}
-
-fn refuse(list: &mut Attributes<'_>, family: Family) {
-    const ICMP_UNREACHABLE: u32 = 0;
-    // "Communication administratively prohibited".
-    let code: u8 = match family {
-        Family::V4 => 13,
-        Family::V6 => 1,
-    };
-    expression(list, "reject", |reject| {
-        reject.number(1, ICMP_UNREACHABLE);
-        reject.bytes(2, &[code]);
-    });
 }
 
 fn kind(message: u16) -> u16 {
