@@ -4,15 +4,19 @@
 //! What can be counted when it is asked for (sandboxes by phase, runs, spools) is counted then and not kept.
 //!
 //! Names follow Prometheus' conventions: `handsd_`, base units, `_total` for counters. Labels have few values, all of them
-//! ours: never an id, a path or what a caller wrote.
+//! ours: never a path or what a caller wrote, and an id only of a sandbox with a network, for as long as there is one.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use crate::ids::SandboxId;
+use crate::network::Usage;
 
 /// From a guest's spawn to a long build, in seconds.
 const RUN_BUCKETS: &[f64] = &[0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0];
@@ -110,6 +114,8 @@ pub struct Census {
     pub running: usize,
     /// Bytes of output of all runs that can be attached to.
     pub spool_bytes: u64,
+    /// The network of each sandbox that has one.
+    pub traffic: Vec<(SandboxId, Usage)>,
 }
 
 /// Those of this process.
@@ -290,7 +296,9 @@ impl Metrics {
         }
         self.running.set(gauge(census.running));
         self.spool_bytes.set(i64::try_from(census.spool_bytes).unwrap_or(i64::MAX));
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let mut families = self.registry.gather();
+        families.extend(traffic(&census.traffic)?);
+        TextEncoder::new().encode_to_string(&families)
     }
 }
 
@@ -301,6 +309,24 @@ impl Restarted {
             Self::Runtime => "runtime",
         }
     }
+}
+
+/// What was counted of the networks of sandboxes. Made anew each time, so that nothing is told of one that is gone.
+fn traffic(sandboxes: &[(SandboxId, Usage)]) -> prometheus::Result<Vec<MetricFamily>> {
+    let registry = Registry::new();
+    let (name, help) = ("handsd_sandbox_network_bytes_total", "Bytes that left a sandbox, and that came to it.");
+    let bytes = counters(&registry, name, help, &["sandbox", "direction"])?;
+    let (name, help) =
+        ("handsd_sandbox_network_connections_total", "Connections out of a sandbox, made and refused by policy.");
+    let connections = counters(&registry, name, help, &["sandbox", "verdict"])?;
+    for (sandbox, Usage { connected, refused, sent, received }) in sandboxes {
+        let sandbox = sandbox.as_str();
+        bytes.with_label_values(&[sandbox, "sent"]).inc_by(*sent);
+        bytes.with_label_values(&[sandbox, "received"]).inc_by(*received);
+        connections.with_label_values(&[sandbox, "connected"]).inc_by(*connected);
+        connections.with_label_values(&[sandbox, "refused"]).inc_by(*refused);
+    }
+    Ok(registry.gather())
 }
 
 fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {

@@ -185,7 +185,12 @@ impl Docker {
         let socket = directory.join(container::SOCKET);
         let moved = fs::rename(io.join(container::SOCKET), &socket).and_then(|()| fs::remove_dir(&io));
         moved.map_err(failed("take the guest's socket from", &io))?;
-        Ok(Started { init, pid, socket, cgroup: self.cgroup(id, pid) })
+        Ok(self.started(id, init, pid, socket))
+    }
+
+    fn started(&self, id: &SandboxId, init: Process, pid: u32, socket: PathBuf) -> Started {
+        let counter = nat::counter(&self.nat, &self.directory(id));
+        Started { init, pid, socket, cgroup: self.cgroup(id, pid), counter }
     }
 
     fn name(&self, id: &SandboxId) -> String {
@@ -271,8 +276,7 @@ impl Engine for Docker {
         let is_frozen = state.paused == Some(true);
         let (pid, init) = first_process(state)?;
         let socket = self.directory(id).join(container::SOCKET);
-        let started = Started { init, pid, socket, cgroup: self.cgroup(id, pid) };
-        Ok(Found::Alive { started, is_frozen })
+        Ok(Found::Alive { started: self.started(id, init, pid, socket), is_frozen })
     }
 
     async fn stop(&self, id: &SandboxId) -> Result<(), EngineError> {

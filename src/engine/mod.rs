@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::guest::readiness;
 use crate::ids::SandboxId;
 use crate::image::{ImageError, ImageRef};
+use crate::network::Counter;
 use crate::telemetry::chain;
 
 pub mod cgroup;
@@ -129,10 +131,13 @@ pub struct Started {
     pub socket: PathBuf,
     /// Where the runs' cgroups are made; `None` where the host has none to offer.
     pub cgroup: Option<cgroup::Sandbox>,
+    /// What is counted of its connections; `None` if it has no address of its own.
+    pub counter: Option<Arc<dyn Counter>>,
 }
 
 /// What there is of a sandbox.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, for as long as it takes to look at it")]
 pub enum Found {
     /// Its processes, and its files.
     Alive {

@@ -12,6 +12,7 @@
 //! | `authority` | the certificates by which the proxy answers for such a name |
 //! | [`pace`] | how many bytes a second go through the proxy |
 //! | [`relay`] | bytes between two sockets |
+//! | `usage` | what was sent and got |
 //! | [`silence`] | how long a peer may be silent before it is taken for gone |
 //! | `dial` | connecting to a port inside |
 //! | `ports` | which ports are listened on inside |
@@ -43,6 +44,7 @@ pub use dns::Resolver;
 pub use outside::{Outside, OutsideError};
 pub use ports::{Port, PortChange, port_changes};
 pub use refusal::{REFUSED_V4, Refusal};
+pub use usage::{Counted, Counter, Usage};
 
 mod authority;
 mod dial;
@@ -57,6 +59,7 @@ pub mod relay;
 pub mod secrets;
 pub mod silence;
 pub mod target;
+mod usage;
 
 /// A handle on the network of one sandbox.
 #[derive(Debug, Clone)]
@@ -71,23 +74,26 @@ struct Shared {
     proc: PathBuf,
     policy: watch::Sender<Policy>,
     secrets: watch::Sender<Option<Arc<Secrets>>>,
+    counter: Option<Arc<dyn Counter>>,
     traffic: Arc<Traffic>,
     /// Owns the proxy.
     tasks: TaskTracker,
     closing: CancellationToken,
 }
 
-/// What has gone out through the proxy so far. Of a sandbox that a later daemon took over: since then.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Connections that were made.
-    pub connected: u64,
-    /// Connections that were refused by policy.
-    pub refused: u64,
-    /// Bytes that left the sandbox.
-    pub sent: u64,
-    /// Bytes that came to it.
-    pub received: u64,
+/// What the network of a sandbox is to be.
+#[derive(Debug)]
+pub struct Plan {
+    /// The sandbox, for the log.
+    pub id: SandboxId,
+    /// What it may reach.
+    pub policy: Policy,
+    /// Its secrets, if it has any.
+    pub secrets: Option<Arc<Secrets>>,
+    /// Bytes a second that go through its proxy, each way; `None`: as many as come.
+    pub bandwidth: Option<u64>,
+    /// The way out of the node.
+    pub outside: Arc<Outside>,
 }
 
 /// Why a sandbox has no network.
@@ -108,20 +114,18 @@ pub enum NetworkError {
 }
 
 impl Network {
-    /// The network of a sandbox whose guest is ready; `pid` is the guest's process id on the node. Of a sandbox that
-    /// another daemon has made, it finds what that one left.
+    /// The network of a sandbox whose guest is ready; `pid` is the guest's process id on the node, and `counter` who counts
+    /// if the sandbox has an address of its own. Of a sandbox that another daemon has made, it finds what that one left.
     ///
     /// # Errors
     /// See [`NetworkError`].
     pub async fn start(
         guest: Guest,
         pid: u32,
-        id: &SandboxId,
-        policy: Policy,
-        secrets: Option<Arc<Secrets>>,
-        bandwidth: Option<u64>,
-        outside: Arc<Outside>,
+        counter: Option<Arc<dyn Counter>>,
+        plan: Plan,
     ) -> Result<Self, NetworkError> {
+        let Plan { id, policy, secrets, bandwidth, outside } = plan;
         let listener = match &policy {
             Policy::Proxy(_) => Some(listen(&guest, proxy::PORT).await?),
             Policy::None | Policy::Nat | Policy::Host => None,
@@ -131,6 +135,7 @@ impl Network {
             proc: PathBuf::from(format!("/proc/{pid}/net")),
             policy: watch::Sender::new(policy),
             secrets: watch::Sender::new(secrets),
+            counter,
             traffic: Arc::new(Traffic { pace: Pace::new(bandwidth), ..Traffic::default() }),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -138,7 +143,7 @@ impl Network {
         if let Some(listener) = listener {
             let (policy, traffic) = (shared.policy.subscribe(), Arc::clone(&shared.traffic));
             let secrets = shared.secrets.subscribe();
-            let proxy = Proxy { id: id.clone(), policy, secrets, outside, traffic };
+            let proxy = Proxy { id, policy, secrets, outside, traffic };
             shared.tasks.spawn(proxy.serve(listener, shared.closing.clone()));
         }
         Ok(Self { shared: Arc::new(shared) })
@@ -165,9 +170,13 @@ impl Network {
         self.shared.traffic.pace.set(bandwidth);
     }
 
-    /// What has gone out.
+    /// What has gone out and come back; of a sandbox with an address of its own, the kernel is asked, which takes some
+    /// microseconds.
     #[must_use]
     pub fn usage(&self) -> Usage {
+        if *self.shared.policy.borrow() == Policy::Nat {
+            return usage::of_address(&self.shared.proc, self.shared.counter.as_deref());
+        }
         let Traffic { connected, refused, moved, .. } = &*self.shared.traffic;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Usage {

@@ -151,17 +151,14 @@ async fn try_connect(
     settings.env.extend(profile.env.clone());
     settings.env.extend(record.secret_env(&tools.sealer).expose());
     let spools = tools.defaults.spools.join(profile.id.as_str());
-    let outside = Arc::clone(&tools.defaults.outside);
-    let network = Network::start(
-        guest.clone(),
-        started.pid,
-        &profile.id,
-        record.policy.clone(),
+    let plan = network::Plan {
+        id: profile.id.clone(),
+        policy: record.policy.clone(),
         secrets,
-        record.limits.bandwidth,
-        outside,
-    )
-    .await;
+        bandwidth: record.limits.bandwidth,
+        outside: Arc::clone(&tools.defaults.outside),
+    };
+    let network = Network::start(guest.clone(), started.pid, started.counter.clone(), plan).await;
     let network = network.map_err(|error| SandboxError::Guest(chain(&error).to_string().into()))?;
     // Runs that go on keep it awake from the start.
     activity.open();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   node 198.51.100.1 ───── world 198.51.100.2, 203.0.113.2, 10.9.0.2, 169.254.169.254, fd00:ec2::254
-//!        10.9.0.1
+//!        10.9.0.1                 2001:db8:5::2
+//!        2001:db8:5::1
 //! ```
 //!
 //! The daemon runs in the namespace of the node. Names are in a hosts file that only it sees.
@@ -19,7 +20,13 @@ use crate::support::{Daemon, Options};
 
 /// Names of the world, as the node resolves them.
 const HOSTS: &str = "127.0.0.1 localhost\n198.51.100.2 world.test files.world.test\n10.9.0.2 private.test\n\
-                     198.51.100.1 node.test\n169.254.169.254 metadata.test\n10.9.0.2 rebound.test\n";
+                     198.51.100.1 node.test\n169.254.169.254 metadata.test\n10.9.0.2 rebound.test\n\
+                     2001:db8:5::2 six.test\n2001:db8:5::1 node6.test\nfd00:ec2::254 metadata6.test\n\
+                     64:ff9b::a9fe:a9fe translated.test\n";
+
+const NODE: [&str; 3] = ["198.51.100.1/24", "10.9.0.1/24", "2001:db8:5::1/64"];
+const WORLD: [&str; 6] =
+    ["198.51.100.2/24", "203.0.113.2/32", "10.9.0.2/24", "169.254.169.254/32", "fd00:ec2::254/128", "2001:db8:5::2/64"];
 
 /// The namespaces; gone when this is dropped.
 pub struct Lab {
@@ -45,10 +52,7 @@ impl Lab {
         let ends = ["netns", &node, "type", "veth", "peer", "name", "wire", "netns", &world];
         let pair = [&["link", "add", "name", "wire"][..], &ends].concat();
         assert!(ip(&pair), "a pair of links");
-        for (namespace, addresses) in [
-            (&node, &["198.51.100.1/24", "10.9.0.1/24"][..]),
-            (&world, &["198.51.100.2/24", "203.0.113.2/32", "10.9.0.2/24", "169.254.169.254/32", "fd00:ec2::254/128"]),
-        ] {
+        for (namespace, addresses) in [(&node, &NODE[..]), (&world, &WORLD)] {
             for address in addresses {
                 let flags: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
                 let words = [&["-n", namespace, "address", "add", address, "dev", "wire"][..], flags].concat();
@@ -58,7 +62,9 @@ impl Lab {
                 assert!(ip(&["-n", namespace, "link", "set", link, "up"]), "{link}");
             }
         }
-        assert!(ip(&["-n", &node, "route", "add", "default", "via", "198.51.100.2"]), "the way to the world");
+        for gateway in ["198.51.100.2", "2001:db8:5::2"] {
+            assert!(ip(&["-n", &node, "route", "add", "default", "via", gateway]), "the way to the world");
+        }
         std::fs::write(lab.hosts(), HOSTS).unwrap();
         std::fs::write(lab.resolv_conf(), "nameserver 203.0.113.2\n").unwrap();
         Some(lab)
@@ -130,7 +136,16 @@ impl Lab {
 
     /// Starts a program in the world, which ends with the test; waits until it says something.
     pub fn serve(&mut self, program: &str) {
-        let namespace = format!("--net=/run/netns/{}", self.world());
+        self.serve_in(&self.world(), program);
+    }
+
+    /// The same on the node.
+    pub fn serve_on_node(&mut self, program: &str) {
+        self.serve_in(&self.node(), program);
+    }
+
+    fn serve_in(&mut self, namespace: &str, program: &str) {
+        let namespace = format!("--net=/run/netns/{namespace}");
         let mut command = Command::new("nsenter");
         command.args([&namespace, "python3", "-u", "-c", program]).current_dir(self.directory.path());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();

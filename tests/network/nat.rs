@@ -14,9 +14,11 @@ use crate::support::rootfs;
 use crate::support::{Daemon, SOON, Sandbox, eventually, expect, reason};
 
 /// Says its own address to whoever connects, over TCP and UDP; answers every question about a name ending in "2.test" by
-/// 203.0.113.2, and every other by 10.9.0.2, over UDP and TCP.
+/// 203.0.113.2, and every other by 10.9.0.2, over UDP and TCP. But for `alias.test`, which is another name, `both.test`, which
+/// has both addresses, `turns.test`, which is 203.0.113.2 and 169.254.169.254 in turns, and `aaa.test`, which is one of IPv6.
+/// No answer is good for longer than it takes to read it.
 pub const WORLD: &str = r#"
-import socket, threading
+import itertools, socket, threading
 def echo_tcp(address, port):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     server = socket.create_server((address, port), family=family)
@@ -34,13 +36,29 @@ def echo_udp(address, port):
             data, peer = server.recvfrom(4096)
             server.sendto(("%s saw %s" % (address, peer[0])).encode(), peer)
     threading.Thread(target=answer, daemon=True).start()
+PUBLIC, PRIVATE, LINK = (socket.inet_aton(text) for text in ["203.0.113.2", "10.9.0.2", "169.254.169.254"])
+SIX = socket.inet_pton(socket.AF_INET6, "2001:db8:5::2")
+turns = itertools.cycle([PUBLIC, LINK])
+def record(name, kind, data):
+    return name + kind.to_bytes(2, "big") + b"\0\x01\0\0\0\0" + len(data).to_bytes(2, "big") + data
+def records(name, kind):
+    own = b"\xc0\x0c"
+    if name == b"\x05alias\x04test\0" and kind == 1:
+        other = b"\x08private9\x04test\0"
+        return [record(own, 5, other), record(other, 1, PRIVATE)]
+    if name == b"\x03aaa\x04test\0":
+        return [record(own, 28, SIX)] if kind == 28 else []
+    if kind != 1:
+        return []
+    if name == b"\x04both\x04test\0":
+        return [record(own, 1, PRIVATE), record(own, 1, PUBLIC)]
+    if name == b"\x05turns\x04test\0":
+        return [record(own, 1, next(turns))]
+    return [record(own, 1, PUBLIC if name.endswith(b"2\x04test\0") else PRIVATE)]
 def reply(question):
     end = question.index(b"\0", 12) + 5
-    name = question[12:end - 5]
-    address = bytes([203, 0, 113, 2]) if name.endswith(b"2\x04test") else bytes([10, 9, 0, 2])
-    kind = question[end - 4:end - 2]
-    answer = b"\xc0\x0c" + kind + b"\0\x01\0\0\0\x01\0\x04" + address if kind == b"\0\x01" else b""
-    return question[:2] + b"\x81\x80\0\x01" + (b"\0\x01" if answer else b"\0\0") + b"\0\0\0\0" + question[12:end] + answer
+    found = records(question[12:end - 4], int.from_bytes(question[end - 4:end - 2], "big"))
+    return question[:2] + b"\x81\x80\0\x01\0" + bytes([len(found)]) + b"\0\0\0\0" + question[12:end] + b"".join(found)
 def dns():
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("203.0.113.2", 53))
@@ -58,7 +76,7 @@ def dns():
             connection.sendall(len(answer).to_bytes(2, "big") + answer)
             connection.close()
     threading.Thread(target=accept, daemon=True).start()
-for address in ["198.51.100.2", "203.0.113.2", "10.9.0.2", "169.254.169.254", "fd00:ec2::254"]:
+for address in ["198.51.100.2", "203.0.113.2", "10.9.0.2", "169.254.169.254", "fd00:ec2::254", "2001:db8:5::2"]:
     echo_tcp(address, 80)
     if ":" not in address:
         echo_udp(address, 80)
@@ -68,7 +86,7 @@ threading.Event().wait()
 "#;
 
 /// Connects over TCP, or sends over UDP, and prints the answer or what went wrong.
-fn reach(address: &str, udp: bool) -> String {
+pub fn reach(address: &str, udp: bool) -> String {
     let kind = if udp { "udp" } else { "tcp" };
     format!(
         "timeout 5 bash -c 'exec 3<>/dev/{kind}/{address}/80; [ {kind} = tcp ] || printf ? >&3; \
@@ -77,11 +95,11 @@ fn reach(address: &str, udp: bool) -> String {
 }
 
 /// Sends an echo request, and prints "pong" or what went wrong.
-fn ping(address: &str) -> String {
+pub fn ping(address: &str) -> String {
     format!("busybox ping -c 1 -W 1 {address} > said 2>&1 && echo pong || echo failed: $(cat said)")
 }
 
-fn nat() -> Network {
+pub fn nat() -> Network {
     Network { mode: Mode::Nat.into(), allow: Vec::new() }
 }
 
@@ -91,7 +109,7 @@ async fn gateway(sandbox: &Sandbox) -> String {
 }
 
 /// Prints what the proxy says to a request for a tunnel.
-fn ask(name: &str) -> String {
+pub fn ask(name: &str) -> String {
     format!(
         "printf 'CONNECT {name}:80 HTTP/1.1\\r\\n\\r\\n' > ask; exec 3<>/dev/tcp/127.0.0.1/7422; cat ask >&3; head -n 1 <&3"
     )
@@ -110,14 +128,15 @@ fn traces(lab: &Lab) -> String {
 }
 
 /// A node on one of the engines; the fields are dropped in this order.
-struct Node {
-    daemon: Daemon,
+pub struct Node {
+    /// Its daemon.
+    pub daemon: Daemon,
     _dockerd: Option<Arc<Dockerd>>,
 }
 
 impl Node {
     /// With the native engine; `None`, and why is printed, where there can be none.
-    async fn native(lab: &mut Lab) -> Option<Self> {
+    pub async fn native(lab: &mut Lab) -> Option<Self> {
         if !has_python() {
             return None;
         }

@@ -17,6 +17,7 @@ use super::routes::Routes;
 use crate::hands::Run;
 use crate::health::policy::Check;
 use crate::metrics::{Census, metrics};
+use crate::network::policy::Policy;
 use crate::sandbox::Sandboxes;
 
 /// The phases of sandboxes that are not gone.
@@ -46,7 +47,9 @@ async fn ready(State(surface): State<Shared>) -> impl IntoResponse {
 }
 
 async fn scrape(State(surface): State<Shared>) -> Response {
-    match metrics().render(&census(&surface.sandboxes)) {
+    // A few system calls for each sandbox with an address of its own.
+    let rendering = tokio::task::spawn_blocking(move || metrics().render(&census(&surface.sandboxes)));
+    match rendering.await.expect("nothing in it panics") {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics cannot be told");
@@ -58,15 +61,18 @@ async fn scrape(State(surface): State<Shared>) -> Response {
 fn census(sandboxes: &Sandboxes) -> Census {
     // Every phase is told, so that one that nobody is in any more is 0 and not as it was.
     let mut phases: BTreeMap<&'static str, usize> = PHASES.map(|phase| (phase, 0)).into();
-    let (mut running, mut spool_bytes) = (0, 0);
+    let (mut running, mut spool_bytes, mut traffic) = (0, 0, Vec::new());
     let (all, _) = sandboxes.list(None, usize::MAX, &BTreeMap::new());
     for sandbox in all {
-        *phases.entry(sandbox.snapshot().phase.name()).or_default() += 1;
+        let snapshot = sandbox.snapshot();
+        *phases.entry(snapshot.phase.name()).or_default() += 1;
+        let network = snapshot.network.filter(|network| matches!(network.policy(), Policy::Nat | Policy::Proxy(_)));
+        traffic.extend(network.map(|network| (sandbox.profile().id.clone(), network.usage())));
         let Ok(hands) = sandbox.hands() else { continue };
         running += hands.running();
         spool_bytes += hands.runs().iter().filter_map(Run::started).map(|started| started.spool.len()).sum::<u64>();
     }
-    Census { phases: phases.into_iter().collect(), running, spool_bytes }
+    Census { phases: phases.into_iter().collect(), running, spool_bytes, traffic }
 }
 
 fn shown(check: &Check) -> Value {

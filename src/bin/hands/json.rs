@@ -49,6 +49,7 @@ fn limits(limits: &proto::Limits) -> Value {
         "cpus": limits.cpus,
         "pids": limits.pids,
         "disk_bytes": limits.disk_bytes,
+        "bandwidth": limits.bandwidth,
     })
 }
 

@@ -7,12 +7,16 @@
 //!        └ default via GATEWAY, which is an address of the node's loopback: all sandboxes have the same
 //! ```
 //!
+//! It is of IPv4 only: IPv6 is off at both ends of the pair, and refused by the rules besides.
+//!
 //! | file | owns |
 //! |---|---|
 //! | `netlink` | messages to the kernel and its answers |
 //! | `link` | links, addresses, routes |
+//! | `message` | messages to nf_tables |
 //! | `rules` | what may go where |
 //! | `step` | a step of a rule, in the kernel's words |
+//! | `tally` | what is counted of each address |
 //!
 //! A sandbox's number is in a file in its directory, from before its link is made until after it is gone, so that the next
 //! daemon knows whose it is. The gateway and the rules are there as long as any sandbox needs them.
@@ -29,12 +33,16 @@ use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, setns};
 
 use super::EngineError;
+use crate::network::{Counted, Counter};
 use rules::Rules;
+use tally::Tally;
 
 mod link;
+mod message;
 mod netlink;
 mod rules;
 mod step;
+mod tally;
 
 /// The file with a sandbox's number.
 const FILE: &str = "nat";
@@ -105,6 +113,29 @@ struct State {
     numbers: BTreeSet<u32>,
     /// Gateway and rules are there.
     installed: bool,
+}
+
+/// What is counted of one sandbox.
+#[derive(Debug)]
+struct Account {
+    shared: Arc<Shared>,
+    address: Ipv4Addr,
+}
+
+impl Counter for Account {
+    fn read(&self) -> io::Result<Counted> {
+        let read = |tally: Tally| tally.read(&self.shared.prefix, self.address);
+        Ok(Counted { connected: read(Tally::Connected)?, refused: read(Tally::Refused)? })
+    }
+}
+
+/// The counter of the sandbox that has this directory, if it has an address.
+#[must_use]
+pub fn counter(nat: &Result<Nat, String>, directory: &Path) -> Option<Arc<dyn Counter>> {
+    let shared = Arc::clone(&nat.as_ref().ok()?.shared);
+    let number = number_of(directory).ok().flatten()?;
+    let address = shared.settings.address(number);
+    Some(Arc::new(Account { shared, address }))
 }
 
 /// The network that a sandbox gets its address of, if there is one here.
@@ -223,10 +254,12 @@ impl Shared {
         drop(state);
         let (name, address, gateway) = (self.link(number), self.settings.address(number), self.settings.gateway());
         link::make_pair(&name, INSIDE, namespace.as_fd())?;
+        forgo_ipv6(&name)?;
         // A packet from an address to which the way leads elsewhere is dropped.
         fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1")?;
         link::add_route(&name, address, Some(gateway))?;
         inside(namespace, move || {
+            forgo_ipv6(INSIDE)?;
             link::set_up(INSIDE)?;
             link::add_address(INSIDE, address)?;
             link::add_route(INSIDE, gateway, None)?;
@@ -259,7 +292,11 @@ impl Shared {
         link::remove(&self.link(number))?;
         fs::remove_file(directory.join(FILE))?;
         state.numbers.remove(&number);
-        if state.numbers.is_empty() { self.uninstall(&mut state) } else { Ok(()) }
+        if state.numbers.is_empty() {
+            return self.uninstall(&mut state);
+        }
+        let address = self.settings.address(number);
+        Tally::ALL.into_iter().try_for_each(|tally| tally.forget(&self.prefix, address))
     }
 
     fn install(&self, state: &mut State) -> io::Result<()> {
@@ -283,6 +320,15 @@ impl Shared {
         }
         state.installed = false;
         Ok(())
+    }
+}
+
+/// A link of this network namespace neither sends nor takes IPv6, not even to find neighbours. Where the kernel has none, there
+/// is nothing to do.
+fn forgo_ipv6(link: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 

@@ -49,6 +49,11 @@ impl Batch {
         self.message(kind, flags | NLM_F_ACK, fixed, fill);
     }
 
+    /// Adds a question, which the kernel answers by what it is asked for; see [`Batch::ask`].
+    pub fn push_question(&mut self, kind: u16, fixed: &[u8], fill: impl FnOnce(&mut Attributes<'_>)) {
+        self.message(kind, 0, fixed, fill);
+    }
+
     /// Adds one that it does not.
     pub fn push_silent(&mut self, kind: u16, fixed: &[u8]) {
         self.message(kind, 0, fixed, |_| {});
@@ -71,12 +76,31 @@ impl Batch {
     /// # Errors
     /// The first that it refused.
     pub fn send(&self, protocol: SockProtocol) -> io::Result<()> {
+        self.hear(&self.say(protocol)?)
+    }
+
+    /// Sends one question; answers the body of the kernel's answer.
+    ///
+    /// # Errors
+    /// The kernel refused it.
+    pub fn ask(&self, protocol: SockProtocol) -> io::Result<Vec<u8>> {
+        let socket = self.say(protocol)?;
+        let mut buffer = vec![0; ANSWERS];
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        match split(&buffer[..length]) {
+            Some((NLMSG_ERROR, body, _)) => Err(refusal(body).unwrap_or(Errno::EBADMSG).into()),
+            Some((_, body, _)) => Ok(body.to_vec()),
+            None => Err(Errno::EBADMSG.into()),
+        }
+    }
+
+    fn say(&self, protocol: SockProtocol) -> io::Result<OwnedFd> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(ANSWER_SECONDS))?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         sendto(socket.as_raw_fd(), &self.bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-        self.hear(&socket)
+        Ok(socket)
     }
 
     fn hear(&self, socket: &OwnedFd) -> io::Result<()> {
@@ -87,9 +111,8 @@ impl Batch {
             let mut answers = &buffer[..length];
             while let Some((kind, body, rest)) = split(answers) {
                 if kind == NLMSG_ERROR {
-                    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                    if code != 0 {
-                        return Err(Errno::from_raw(-code).into());
+                    if let Some(errno) = refusal(body) {
+                        return Err(errno.into());
                     }
                     heard += 1;
                 }
@@ -97,6 +120,27 @@ impl Batch {
             }
         }
         Ok(())
+    }
+}
+
+/// What an answer to a message says is wrong with it, if anything.
+fn refusal(body: &[u8]) -> Option<Errno> {
+    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+    (code != 0).then(|| Errno::from_raw(-code))
+}
+
+/// The value of the first attribute of a kind, if there is one.
+pub fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    /// Bits of the type that say how the value is written.
+    const FLAGS: u16 = 0xc000;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
+        let found = u16::from_ne_bytes(*attributes.get(2..)?.first_chunk()?);
+        let value = attributes.get(4..length)?;
+        if found & !FLAGS == kind {
+            return Some(value);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
     }
 }
 
@@ -169,6 +213,18 @@ mod tests {
         ]
         .concat();
         assert_eq!(batch.bytes, expected);
+    }
+
+    #[test]
+    fn an_attribute_is_found_among_others_and_nothing_is_found_in_what_is_cut_off() {
+        let mut bytes = Vec::new();
+        Attributes(&mut bytes).bytes(1, &[1, 2, 3]);
+        Attributes(&mut bytes).nested(2, |inner| inner.number(3, 4));
+        assert_eq!(attribute(&bytes, 2).and_then(|inner| attribute(inner, 3)), Some(&[0, 0, 0, 4][..]));
+        assert_eq!(attribute(&bytes, 9), None);
+        for cut in 0..bytes.len() {
+            assert_eq!(attribute(&bytes[..cut], 2), None, "{cut}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! IPv6           from a sandbox        refused
 //! ```
 //!
-//! Refused is told to the sandbox by ICMP, so that a connection fails at once. That the source of a packet is the
+//! What is refused is counted, and told to the sandbox by ICMP, so that a connection fails at once. That the source of a packet is the
 //! sandbox's own is seen to by the kernel's reverse path filter.
 
 use std::io;
@@ -20,12 +20,11 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use nix::sys::socket::SockProtocol;
 
+use super::message::{Family, begin, end, header, kind};
 use super::netlink::{APPEND, Batch, CREATE};
-use super::step::{Family, Step};
+use super::step::Step;
+use super::tally::Tally;
 
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFNL_MSG_BATCH_BEGIN: u16 = 16;
-const NFNL_MSG_BATCH_END: u16 = 17;
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
@@ -53,6 +52,9 @@ const BEFORE_FILTER: i32 = -10;
 const SOURCE_NAT: i32 = 100;
 
 const DNS: u16 = 53;
+
+/// The chain that refuses.
+const REFUSE: &str = "refuse";
 
 /// What the rules are made of.
 #[derive(Debug)]
@@ -91,11 +93,18 @@ impl Rules<'_> {
             self.table(&mut batch, family, NFT_MSG_DELTABLE, 0);
             self.table(&mut batch, family, NFT_MSG_NEWTABLE, CREATE);
         }
+        let addresses = 1 << (32 - self.subnet.prefix_len());
+        for tally in Tally::ALL {
+            tally.append(&mut batch, self.table, addresses);
+        }
+        self.refuse(&mut batch);
         self.input(&mut batch);
         self.forward(&mut batch);
         self.chain(&mut batch, Family::V4, "out", "nat", POST_ROUTING, SOURCE_NAT);
-        let out = [Step::Source(self.subnet), Step::NotTo(self.prefix), Step::Masquerade];
-        self.rule(&mut batch, Family::V4, "out", &out);
+        for last in [Step::Count(Tally::Connected), Step::Masquerade] {
+            let out = [Step::Source(self.subnet), Step::NotTo(self.prefix), last];
+            self.rule(&mut batch, Family::V4, "out", &out);
+        }
         for (name, hook) in [("input", LOCAL_IN), ("forward", FORWARD)] {
             self.chain(&mut batch, Family::V6, name, "filter", hook, BEFORE_FILTER);
             self.rule(&mut batch, Family::V6, name, &[Step::From(self.prefix), Step::Refuse(Family::V6)]);
@@ -119,6 +128,18 @@ impl Rules<'_> {
         }
     }
 
+    /// Where the others go to refuse a packet. It is counted by a rule of its own: one that finds no room for another address
+    /// goes no further.
+    fn refuse(&self, batch: &mut Batch) {
+        batch.push(kind(NFT_MSG_NEWCHAIN), CREATE, &header(Family::V4), |chain| {
+            chain.text(CHAIN_TABLE, self.table);
+            chain.text(CHAIN_NAME, REFUSE);
+        });
+        for step in [Step::Count(Tally::Refused), Step::Refuse(Family::V4)] {
+            self.rule(batch, Family::V4, REFUSE, &[step]);
+        }
+    }
+
     fn input(&self, batch: &mut Batch) {
         let gateway = Ipv4Net::from(self.gateway);
         self.chain(batch, Family::V4, "input", "filter", LOCAL_IN, BEFORE_FILTER);
@@ -127,19 +148,19 @@ impl Rules<'_> {
             let resolver = [from, to, Step::Protocol(protocol), Step::Port(DNS), Step::Accept];
             self.rule(batch, Family::V4, "input", &resolver);
         }
-        self.rule(batch, Family::V4, "input", &[Step::From(self.prefix), Step::Refuse(Family::V4)]);
+        self.rule(batch, Family::V4, "input", &[Step::From(self.prefix), Step::GoTo(REFUSE)]);
     }
 
     fn forward(&self, batch: &mut Batch) {
         let from = Step::From(self.prefix);
         self.chain(batch, Family::V4, "forward", "filter", FORWARD, BEFORE_FILTER);
         let mut rule = |steps: &[Step<'_>]| self.rule(batch, Family::V4, "forward", steps);
-        rule(&[from, Step::To(self.prefix), Step::Refuse(Family::V4)]);
+        rule(&[from, Step::To(self.prefix), Step::GoTo(REFUSE)]);
         for range in self.reachable {
             rule(&[from, Step::Destination(*range), Step::Accept]);
         }
         for range in self.refused {
-            rule(&[from, Step::Destination(*range), Step::Refuse(Family::V4)]);
+            rule(&[from, Step::Destination(*range), Step::GoTo(REFUSE)]);
         }
         rule(&[from, Step::Accept]);
         rule(&[Step::To(self.prefix), Step::Established, Step::Accept]);
@@ -169,26 +190,4 @@ impl Rules<'_> {
             rule.nested(RULE_EXPRESSIONS, |list| steps.iter().for_each(|step| step.append(list)));
         });
     }
-}
-
-fn kind(message: u16) -> u16 {
-    NFNL_SUBSYS_NFTABLES << 8 | message
-}
-
-/// The header of a message about a family (struct nfgenmsg).
-fn header(family: Family) -> [u8; 4] {
-    [family as u8, 0, 0, 0]
-}
-
-fn begin() -> Batch {
-    let mut batch = Batch::default();
-    let [high, low] = NFNL_SUBSYS_NFTABLES.to_be_bytes();
-    batch.push_silent(NFNL_MSG_BATCH_BEGIN, &[0, 0, high, low]);
-    batch
-}
-
-fn end(mut batch: Batch) -> io::Result<()> {
-    let [high, low] = NFNL_SUBSYS_NFTABLES.to_be_bytes();
-    batch.push_silent(NFNL_MSG_BATCH_END, &[0, 0, high, low]);
-    batch.send(SockProtocol::NetlinkNetFilter)
 }

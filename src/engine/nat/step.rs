@@ -2,7 +2,9 @@
 
 use ipnet::Ipv4Net;
 
+use super::message::Family;
 use super::netlink::Attributes;
+use super::tally::Tally;
 
 const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
@@ -11,15 +13,9 @@ const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 
-/// The register in which everything is compared.
+/// The register in which everything is compared, and that of verdicts.
 const REGISTER: u32 = 1;
-
-/// One of the two families that have a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    V4 = 2,
-    V6 = 10,
-}
+const VERDICT_REGISTER: u32 = 0;
 
 /// What a packet is looked at for, and what becomes of it.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +40,10 @@ pub enum Step<'a> {
     Drop,
     /// Dropped, and its sender is told.
     Refuse(Family),
+    /// It is for the rules of another chain.
+    GoTo(&'a str),
+    /// It is counted by its source, and the rule goes on if there is room.
+    Count(Tally),
     /// It gets the node's address.
     Masquerade,
 }
@@ -85,6 +85,11 @@ impl Step<'_> {
             Self::Accept => verdict(list, 1),
             Self::Drop => verdict(list, 0),
             Self::Refuse(family) => refuse(list, family),
+            Self::GoTo(chain) => go_to(list, chain),
+            Self::Count(tally) => {
+                payload(list, Header::Network, SOURCE, 4);
+                count(list, tally);
+            }
             Self::Masquerade => expression(list, "masq", |_| {}),
         }
     }
@@ -164,10 +169,35 @@ fn established(list: &mut Attributes<'_>) {
 }
 
 fn verdict(list: &mut Attributes<'_>, code: u32) {
-    const VERDICT_REGISTER: u32 = 0;
     expression(list, "immediate", |immediate| {
         immediate.number(1, VERDICT_REGISTER);
         immediate.nested(2, |data| data.nested(DATA_VERDICT, |verdict| verdict.number(VERDICT_CODE, code)));
+    });
+}
+
+/// Continues in a chain and does not come back (NFT_GOTO).
+fn go_to(list: &mut Attributes<'_>, chain: &str) {
+    const GOTO: i32 = -4;
+    const VERDICT_CHAIN: u16 = 2;
+    expression(list, "immediate", |immediate| {
+        immediate.number(1, VERDICT_REGISTER);
+        immediate.nested(2, |data| {
+            data.nested(DATA_VERDICT, |verdict| {
+                verdict.number(VERDICT_CODE, GOTO.cast_unsigned());
+                verdict.text(VERDICT_CHAIN, chain);
+            });
+        });
+    });
+}
+
+/// Counts what is in the register.
+fn count(list: &mut Attributes<'_>, tally: Tally) {
+    const ADD: u32 = 0;
+    expression(list, "dynset", |dynset| {
+        dynset.text(1, tally.name());
+        dynset.number(3, ADD);
+        dynset.number(4, REGISTER);
+        dynset.nested(7, |counter| counter.text(EXPRESSION_NAME, "counter"));
     });
 }
 

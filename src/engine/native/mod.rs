@@ -205,7 +205,8 @@ impl Native {
                 .await
                 .map_err(failed("attach to the network", &directory))?;
         }
-        Ok(Started { init, pid: born.pid, socket: zygote::socket(&directory), cgroup })
+        let counter = nat::counter(&self.nat, &directory);
+        Ok(Started { init, pid: born.pid, socket: zygote::socket(&directory), cgroup, counter })
     }
 
     /// The first process of a sandbox, if it is alive.
@@ -217,7 +218,8 @@ impl Native {
         let cgroup = cgroup.filter(|cgroup| cgroup.directory().is_dir());
         let is_frozen = cgroup.as_ref().map_or(Ok(false), cgroup::Sandbox::is_frozen)?;
         let socket = zygote::socket(&directory);
-        let started = Started { init: Process::new(pidfd)?, pid: init.pid(), socket, cgroup };
+        let counter = nat::counter(&self.nat, &directory);
+        let started = Started { init: Process::new(pidfd)?, pid: init.pid(), socket, cgroup, counter };
         Ok(Some(Found::Alive { started, is_frozen }))
     }
 
