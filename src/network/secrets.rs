@@ -35,6 +35,17 @@ pub struct Binding {
     pub header: Header,
     /// The header's whole value; empty in a change: it is bound no more.
     pub value: Secret,
+    /// It goes over connections without TLS too.
+    pub plain: bool,
+}
+
+/// How a request is carried to its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carriage {
+    /// Everybody on the way can read it.
+    Plain,
+    /// By TLS.
+    Tls,
 }
 
 /// Why a secret cannot be bound.
@@ -74,10 +85,12 @@ struct KeptBinding {
     rule: Rule,
     header: Header,
     value: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    plain: bool,
 }
 
 impl Binding {
-    /// A secret of a request.
+    /// A secret of a request, which goes over TLS only.
     ///
     /// # Errors
     /// See [`BindingError`].
@@ -90,12 +103,12 @@ impl Binding {
         if value.len() > MAX_VALUE || !is_plain {
             return Err(BindingError::Value);
         }
-        Ok(Self { rule, header: header.parse()?, value: value.into() })
+        Ok(Self { rule, header: header.parse()?, value: value.into(), plain: false })
     }
 
     fn kept(&self) -> KeptBinding {
         let value = String::from_utf8_lossy(self.value.expose()).into_owned();
-        KeptBinding { rule: self.rule.clone(), header: self.header.clone(), value }
+        KeptBinding { rule: self.rule.clone(), header: self.header.clone(), value, plain: self.plain }
     }
 
     /// Whether it is for the same header of the same names.
@@ -153,7 +166,10 @@ impl Secrets {
     #[must_use]
     pub fn of_secret(secret: &Secret) -> Option<Self> {
         let Kept { bindings, key } = serde_json::from_slice(secret.expose()).ok()?;
-        let binding = |kept: KeptBinding| Binding { rule: kept.rule, header: kept.header, value: kept.value.into() };
+        let binding = |kept: KeptBinding| {
+            let KeptBinding { rule, header, value, plain } = kept;
+            Binding { rule, header, value: value.into(), plain }
+        };
         let bindings = bindings.into_iter().map(binding).collect();
         Some(Self { bindings, authority: Authority::of_key(&key).ok()? })
     }
@@ -164,9 +180,10 @@ impl Secrets {
         self.bindings.len()
     }
 
-    /// Those of a target.
-    pub fn of<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a Binding> {
-        self.bindings.iter().filter(|binding| binding.rule.matches(target))
+    /// Those of a target, as far as they go over such a connection to it.
+    pub fn of<'a>(&'a self, target: &'a Target, carriage: Carriage) -> impl Iterator<Item = &'a Binding> {
+        let goes = move |binding: &Binding| carriage == Carriage::Tls || binding.plain;
+        self.bindings.iter().filter(move |binding| binding.rule.matches(target) && goes(binding))
     }
 
     /// The authority that the sandbox trusts.
@@ -219,12 +236,28 @@ mod tests {
         let secrets =
             Secrets::new(vec![binding("api.a.com", "Authorization", "Bearer 1"), binding("*.b.com:443", "x", "2")]);
         let secrets = secrets.unwrap();
-        let of = |text: &str| secrets.of(&target(text)).map(|binding| binding.header.to_string()).collect::<Vec<_>>();
+        let of = |text: &str| {
+            secrets.of(&target(text), Carriage::Tls).map(|binding| binding.header.to_string()).collect::<Vec<_>>()
+        };
         assert_eq!(of("api.a.com:80"), ["authorization"]);
         assert_eq!(of("API.b.com:443"), ["x"]);
         for other in ["a.com:80", "b.api.a.com:443", "x.b.com:80", "b.com:443", "1.2.3.4:443"] {
             assert!(of(other).is_empty(), "{other}");
         }
+    }
+
+    #[test]
+    fn a_secret_goes_over_tls_unless_it_is_said() {
+        let plain = Binding { plain: true, ..binding("a.com", "y", "2") };
+        let secrets = Secrets::new(vec![binding("a.com", "x", "1"), plain]).unwrap();
+        let read = Secrets::of_secret(&secrets.to_secret()).unwrap();
+        for secrets in [secrets, read] {
+            let of = |carriage| secrets.of(&target("a.com:80"), carriage).map(|it| it.header.to_string()).collect();
+            let (plain, tls): (Vec<String>, Vec<String>) = (of(Carriage::Plain), of(Carriage::Tls));
+            assert_eq!((plain, tls), (vec!["y".to_owned()], vec!["x".to_owned(), "y".to_owned()]));
+        }
+        // What digests were made of before there was a choice is the same.
+        assert_eq!(*bytes(&[binding("a.com", "x", "1")]), br#"[{"rule":"a.com","header":"x","value":"1"}]"#);
     }
 
     #[test]

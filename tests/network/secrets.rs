@@ -18,10 +18,10 @@ use crate::support::certificates::Authority;
 use crate::support::{Daemon, Options, Sandbox, field, holders, reason};
 
 /// Found nowhere but where it belongs.
-const VALUE: &str = "Bearer 7c1f0d6bhush";
+pub const VALUE: &str = "Bearer 7c1f0d6bhush";
 
 /// A server of the world that answers a request with its head; over TLS if it has certificates.
-async fn serve(tls: Option<Arc<ServerConfig>>, tasks: &mut JoinSet<()>) -> u16 {
+pub async fn serve(tls: Option<Arc<ServerConfig>>, tasks: &mut JoinSet<()>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tasks.spawn(async move {
@@ -59,7 +59,7 @@ async fn echo(mut socket: impl AsyncRead + AsyncWrite + Unpin) {
     let _ = socket.shutdown().await;
 }
 
-fn tls(authority: &Authority) -> Arc<ServerConfig> {
+pub fn tls(authority: &Authority) -> Arc<ServerConfig> {
     let (certificate, key) = authority.sign("server", &["localhost"]);
     let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
@@ -68,23 +68,33 @@ fn tls(authority: &Authority) -> Arc<ServerConfig> {
 }
 
 /// A daemon that reaches the test's servers and trusts this authority.
-async fn daemon(root: &Path) -> Option<Daemon> {
+pub async fn daemon(root: &Path) -> Option<Daemon> {
     let wrapper = vec!["env".to_owned(), format!("SSL_CERT_FILE={}", root.display())];
     let config = "[network]\nreachable = ['127.0.0.0/8']\n".to_owned();
     Daemon::start_with(Options { config, wrapper, ..Options::default() }).await
 }
 
-fn secret(name: &str, header: &str, value: &str) -> BoundSecret {
-    BoundSecret { name: name.to_owned(), header: header.to_owned(), value: value.to_owned() }
+/// One that goes over TLS only.
+pub fn secret(name: &str, header: &str, value: &str) -> BoundSecret {
+    BoundSecret { name: name.to_owned(), header: header.to_owned(), value: value.to_owned(), plain: false }
 }
 
-async fn sandbox_with(daemon: &Daemon, network: Network, secrets: Vec<BoundSecret>) -> Result<Sandbox, tonic::Status> {
+/// One that goes over plain HTTP too.
+fn plain_secret(name: &str, header: &str, value: &str) -> BoundSecret {
+    BoundSecret { plain: true, ..secret(name, header, value) }
+}
+
+pub async fn sandbox_with(
+    daemon: &Daemon,
+    network: Network,
+    secrets: Vec<BoundSecret>,
+) -> Result<Sandbox, tonic::Status> {
     let request = CreateSandboxRequest { network: Some(network), secrets, ..Default::default() };
     Sandbox::create(daemon, request).await
 }
 
 /// Asks with a placeholder in the header, and prints status and body.
-fn get(url: &str) -> String {
+pub fn get(url: &str) -> String {
     format!(
         r#"NO_PROXY= no_proxy= python3 - <<'EOF'
 import urllib.request, urllib.error
@@ -109,7 +119,7 @@ async fn a_secret_reaches_its_name_and_nobody_else() {
     let mut tasks = JoinSet::new();
     let (plain, encrypted) = (serve(None, &mut tasks).await, serve(Some(tls(&authority)), &mut tasks).await);
     let network = proxy(&["localhost", "127.0.0.1"]);
-    let secrets = vec![secret("localhost", "Authorization", VALUE)];
+    let secrets = vec![plain_secret("localhost", "Authorization", VALUE)];
     let sandbox = sandbox_with(&daemon, network.clone(), secrets).await.unwrap();
     let urls = [format!("http://localhost:{plain}/a?b"), format!("https://localhost:{encrypted}/a?b")];
     for url in &urls {

@@ -54,8 +54,9 @@ pub fn network_message(policy: &Policy) -> proto::Network {
 /// The first bad one. What it holds is not told.
 pub fn secrets(secrets: Vec<proto::BoundSecret>) -> Result<Vec<Binding>, Fault> {
     let binding = |secret: proto::BoundSecret| {
-        let proto::BoundSecret { name, header, value } = secret;
-        Binding::parse(&name, &header, value).map_err(|error| {
+        let proto::BoundSecret { name, header, value, plain } = secret;
+        let parsed = Binding::parse(&name, &header, value).map(|binding| Binding { plain, ..binding });
+        parsed.map_err(|error| {
             let field = match error {
                 BindingError::Name(_) | BindingError::Everybody => "secrets.name",
                 BindingError::Header => "secrets.header",

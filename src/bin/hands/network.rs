@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use handsd::api::proto::network::Mode as Message;
-use handsd::api::proto::{BoundSecret, Network, Sandbox, SetNetworkRequest};
+use handsd::api::proto::{BoundSecret, Network, NetworkUsage, Sandbox, SetNetworkRequest};
 
 use crate::events::Format;
 use crate::{Context, json, output};
@@ -33,10 +33,15 @@ pub struct AllowArgs {
     rules: Vec<String>,
 }
 
+/// What a secret's name begins with that goes over plain HTTP too.
+const PLAIN: &str = "http://";
+
 /// A secret that the proxy puts into a header, as the command line says it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretArg {
     name: String,
+    /// It goes over plain HTTP too.
+    plain: bool,
     header: String,
     /// Of this process's environment: what is on the command line, everybody on this machine sees.
     variable: String,
@@ -48,15 +53,16 @@ impl std::str::FromStr for SecretArg {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts = text.split_once('=').and_then(|(place, variable)| Some((place.rsplit_once(':')?, variable)));
         let ((name, header), variable) = parts.ok_or("expected NAME:HEADER=VARIABLE")?;
-        Ok(Self { name: name.to_owned(), header: header.to_owned(), variable: variable.to_owned() })
+        let (name, plain) = name.strip_prefix(PLAIN).map_or((name, false), |name| (name, true));
+        Ok(Self { name: name.to_owned(), plain, header: header.to_owned(), variable: variable.to_owned() })
     }
 }
 
 /// The secrets of a request.
 pub fn secrets(args: Vec<SecretArg>) -> anyhow::Result<Vec<BoundSecret>> {
-    let read = |SecretArg { name, header, variable }| {
+    let read = |SecretArg { name, plain, header, variable }| {
         let value = std::env::var(&variable).with_context(|| format!("the environment's {variable}"))?;
-        Ok(BoundSecret { name, header, value })
+        Ok(BoundSecret { name, header, value, plain })
     };
     args.into_iter().map(read).collect()
 }
@@ -92,12 +98,29 @@ pub fn describe(sandbox: &Sandbox) -> String {
     for rule in &network.allow {
         text.push_str(&format!(" {rule}"));
     }
+    if let Some(usage) = sandbox.network_usage.filter(|usage| *usage != NetworkUsage::default()) {
+        let NetworkUsage { connected, refused, sent_bytes, received_bytes } = usage;
+        let (sent, received) = (output::size(sent_bytes), output::size(received_bytes));
+        text.push_str(&format!("; {connected} connections, {refused} refused, {sent} out, {received} in"));
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_said_by_where_it_goes_and_where_it_is() {
+        let secret = |name: &str, plain| {
+            let (header, variable) = ("authorization".to_owned(), "TOKEN".to_owned());
+            Ok(SecretArg { name: name.to_owned(), plain, header, variable })
+        };
+        assert_eq!("a.com:authorization=TOKEN".parse(), secret("a.com", false));
+        assert_eq!("a.com:443:authorization=TOKEN".parse(), secret("a.com:443", false));
+        assert_eq!("http://a.com:8080:authorization=TOKEN".parse(), secret("a.com:8080", true));
+        assert!("a.com=TOKEN".parse::<SecretArg>().is_err());
+    }
 
     #[test]
     fn a_list_implies_the_proxy_and_fits_nothing_else() {

@@ -68,8 +68,9 @@ pub struct CreateArgs {
     /// may be given many times
     #[arg(long, value_name = "NAME[:PORT]")]
     allow: Vec<String>,
-    /// A secret that the proxy puts into a header of requests to a name, so that the sandbox need not hold it: the value of a
-    /// variable of this command's environment; may be given many times
+    /// A secret that the proxy puts into a header of requests over TLS to a name, so that the sandbox need not hold it: the
+    /// value of a variable of this command's environment. With http:// before the name, over plain HTTP too. May be given
+    /// many times
     #[arg(long, value_name = "NAME:HEADER=VARIABLE")]
     secret: Vec<network::SecretArg>,
     /// A second create with the same key and request answers with the same sandbox

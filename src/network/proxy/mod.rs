@@ -33,7 +33,7 @@ use super::outside::{Outside, OutsideError};
 use super::pace::Pace;
 use super::policy::Policy;
 use super::relay::{Moved, relay};
-use super::secrets::{Binding, Secrets};
+use super::secrets::{Binding, Carriage, Secrets};
 use super::target::Target;
 use crate::ids::SandboxId;
 use crate::metrics::{Peer, metrics};
@@ -192,7 +192,7 @@ impl Proxy {
                 client.write_all(if is_socks { socks::CONNECTED } else { asked.answer() }).await?;
                 let secrets = self.secrets.borrow().clone();
                 match secrets {
-                    Some(secrets) if asked.is_tunnel && secrets.of(&asked.target).next().is_some() => {
+                    Some(secrets) if asked.is_tunnel && secrets.of(&asked.target, Carriage::Tls).next().is_some() => {
                         self.read_tunnel(client, host, asked, &secrets).await
                     }
                     Some(_) | None => self.relay(client, host, &asked.first, &asked.target).await,
@@ -226,7 +226,9 @@ impl Proxy {
 
     async fn read_head(&self, client: &mut TcpStream) -> io::Result<Result<Asked, BadRequest>> {
         let secrets = self.secrets.borrow().clone();
-        let extras = |target: &Target| secrets.as_ref().map_or_else(Vec::new, |secrets| extras(secrets, target));
+        let extras = |target: &Target| {
+            secrets.as_ref().map_or_else(Vec::new, |secrets| extras(secrets, target, Carriage::Plain))
+        };
         read_head(client, |bytes| request::parse(bytes, extras)).await
     }
 
@@ -239,19 +241,24 @@ impl Proxy {
         secrets: &Secrets,
     ) -> io::Result<()> {
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing was asked for in time");
-        let (extras, target) = (extras(secrets, &asked.target), asked.target);
+        let target = asked.target;
         if !asked.first.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the client did not wait for its tunnel"));
         }
         let mut first = [0];
         let peeked = timeout(HEAD_DEADLINE, client.peek(&mut first)).await.map_err(late)??;
         if peeked == 0 || first[0] != tls::HANDSHAKE {
+            let extras = extras(secrets, &target, Carriage::Plain);
+            if extras.is_empty() {
+                return self.relay(client, host, &[], &target).await;
+            }
             let head = read_head(client, |bytes| request::parse_in_tunnel(bytes, &target, HTTP_PORT, &extras));
             return match timeout(HEAD_DEADLINE, head).await.map_err(late)?? {
                 Ok(first) => self.relay(client, host, &first, &target).await,
                 Err(bad) => refuse(client, &answer::http(&Denied::Bad(bad))).await,
             };
         }
+        let extras = extras(secrets, &target, Carriage::Tls);
         let name = target.host.to_string();
         let config = secrets.authority().answer_for(&name).map_err(io::Error::other)?;
         let mut client = timeout(HEAD_DEADLINE, tls::accept(client, config)).await.map_err(late)??;
@@ -298,9 +305,9 @@ fn permits(policy: &Policy, target: &Target) -> bool {
 }
 
 /// The headers that requests to a target get.
-fn extras(secrets: &Secrets, target: &Target) -> Vec<Extra> {
+fn extras(secrets: &Secrets, target: &Target, carriage: Carriage) -> Vec<Extra> {
     let extra = |binding: &Binding| (binding.header.as_str().to_owned(), binding.value.expose().to_vec());
-    secrets.of(target).map(extra).collect()
+    secrets.of(target, carriage).map(extra).collect()
 }
 
 /// Reads the head of an HTTP request, and what comes with it, until it is understood.
