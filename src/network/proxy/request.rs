@@ -16,6 +16,9 @@ const HTTP_PORT: u16 = 80;
 const HOP_BY_HOP: [&str; 7] =
     ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "upgrade"];
 
+/// Headers that say where a request ends, and so go where it goes.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+
 /// A header that a request gets, whatever the client says in it.
 pub type Extra = (String, Vec<u8>);
 
@@ -45,6 +48,9 @@ pub enum BadRequest {
     /// It is one to a server, not to a proxy; or it is to be carried by TLS, which is what CONNECT is for.
     #[error("it names no http:// URI, and is no CONNECT")]
     NoProxyRequest,
+    /// Where it ends is said twice, or in a way that another may read otherwise: what follows could be taken for another request.
+    #[error("its length is ambiguous")]
+    Ambiguous,
     /// It names no host and port.
     #[error("its host")]
     Target(#[source] TargetError),
@@ -120,11 +126,26 @@ fn check_method(method: &str, extras: &[Extra]) -> Result<(), BadRequest> {
 /// The length of the head; `None` until all of it has come.
 fn parse_head<'b>(request: &mut httparse::Request<'_, 'b>, bytes: &'b [u8]) -> Result<Option<usize>, BadRequest> {
     match request.parse(bytes) {
-        Ok(httparse::Status::Complete(head)) => Ok(Some(head)),
+        Ok(httparse::Status::Complete(head)) => check_framing(request.headers).map(|()| Some(head)),
         Ok(httparse::Status::Partial) => Ok(None),
         Err(httparse::Error::TooManyHeaders) => Err(BadRequest::TooLong),
         Err(_) => Err(BadRequest::Malformed),
     }
+}
+
+/// At most one length, in digits, or chunks and nothing else (RFC 9112, section 6).
+fn check_framing(headers: &[httparse::Header<'_>]) -> Result<(), BadRequest> {
+    let values =
+        |name: &'static str| headers.iter().filter(move |it| it.name.eq_ignore_ascii_case(name)).map(|it| it.value);
+    let [mut lengths, mut encodings] = FRAMING.map(values);
+    let is_one = match (lengths.next(), encodings.next()) {
+        (None, None) => true,
+        (Some(length), None) => !length.is_empty() && length.iter().all(u8::is_ascii_digit),
+        (None, Some(encoding)) => encoding.eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    let is_clear = is_one && lengths.next().is_none() && encodings.next().is_none();
+    if is_clear { Ok(()) } else { Err(BadRequest::Ambiguous) }
 }
 
 /// A request as it is sent on: one only, to this host.
@@ -173,7 +194,8 @@ fn append_headers(head: &mut Vec<u8>, headers: &[httparse::Header<'_>], extras: 
     for header in headers {
         let name = header.name.to_ascii_lowercase();
         let is_replaced = name == "host" || extras.iter().any(|(extra, _)| *extra == name);
-        if !is_replaced && !HOP_BY_HOP.contains(&name.as_str()) && !is_named(&name) {
+        let is_for_us = is_named(&name) && !FRAMING.contains(&name.as_str());
+        if !is_replaced && !HOP_BY_HOP.contains(&name.as_str()) && !is_for_us {
             append(head, header.name, header.value);
         }
     }
@@ -248,6 +270,26 @@ mod tests {
     fn a_tunnel_has_what_follows_its_head_and_nothing_else() {
         let tunnel = asked("CONNECT a.com:443 HTTP/1.1\r\nHost: b.com\r\n\r\nhello").unwrap().unwrap();
         assert_eq!(tunnel, Asked::tunnel("a.com:443".parse().unwrap(), b"hello".to_vec()));
+    }
+
+    #[test]
+    fn what_another_could_read_as_two_requests_is_refused() {
+        for headers in [
+            "Content-Length: 4\r\nTransfer-Encoding: chunked",
+            "Content-Length: 4\r\ncontent-length: 4",
+            "Content-Length: 4, 4",
+            "Content-Length: +4",
+            "Content-Length: ",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: xchunked",
+        ] {
+            let text = format!("POST http://a.com/ HTTP/1.1\r\n{headers}\r\n\r\nbody");
+            assert_eq!(asked(&text), Err(BadRequest::Ambiguous), "{headers}");
+        }
+        // Nor is the length taken off as if it were for the proxy.
+        let text = "POST http://a.com/ HTTP/1.1\r\nConnection: Content-Length\r\nContent-Length: 4\r\n\r\nbody";
+        assert!(first(text).contains("Content-Length: 4\r\n"));
     }
 
     #[test]
