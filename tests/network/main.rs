@@ -6,6 +6,7 @@ mod support;
 
 mod cli;
 mod forward;
+mod hostile;
 mod inside;
 mod ipv6;
 mod lab;

@@ -13,7 +13,7 @@ use crate::inside::has_python;
 use crate::support::{Daemon, SOON, Sandbox, argv, eventually, expect, field, reason, shell};
 
 /// The node's loopback stands for the world.
-const LOOPBACK: &str = "[network]\nreachable = ['127.0.0.0/8']\n";
+pub const LOOPBACK: &str = "[network]\nreachable = ['127.0.0.0/8']\n";
 
 pub fn proxy<S: AsRef<str>>(allow: &[S]) -> Network {
     Network { mode: Mode::Proxy.into(), allow: allow.iter().map(|rule| rule.as_ref().to_owned()).collect() }
@@ -31,13 +31,15 @@ pub async fn set_network(daemon: &Daemon, sandbox: &Sandbox, network: Network) -
 
 /// A server of the world: answers an HTTP request with what it was sent, and anything else with itself. Ends with the
 /// test.
-struct World {
-    port: u16,
+pub struct World {
+    /// Where it is.
+    pub port: u16,
     _tasks: JoinSet<()>,
 }
 
 impl World {
-    async fn start() -> Self {
+    /// Starts it.
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut tasks = JoinSet::new();
@@ -91,7 +93,7 @@ EOF"#
 }
 
 /// Opens a tunnel by CONNECT, or by SOCKS5 if `socks`, and prints what comes back of "hello", or the refusal.
-fn tunnel(host: &str, port: u16, socks: bool) -> String {
+pub fn tunnel(host: &str, port: u16, socks: bool) -> String {
     format!(
         r#"python3 - <<'EOF'
 import socket
