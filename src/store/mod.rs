@@ -69,7 +69,7 @@ const QUEUE: usize = 2 * writer::BATCH;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// More than there are statements, so that each is prepared once per connection.
-const STATEMENTS: usize = 32;
+const STATEMENTS: usize = 64;
 
 /// A handle of the store; clones share it. When the last is dropped, the writer finishes what it was given and ends;
 /// [`close`](Self::close) is the way that waits for that.

@@ -77,17 +77,10 @@ where
 
 /// Writes until [`Request::Close`], or until no handle is left. `newest` is the `seq` of the newest durable event.
 pub(super) fn run(mut connection: Connection, mut requests: mpsc::Receiver<Request>, newest: &watch::Sender<u64>) {
-    let mut waiting = Vec::with_capacity(BATCH);
     let mut batch = Vec::with_capacity(BATCH);
-    while requests.blocking_recv_many(&mut waiting, BATCH) > 0 {
-        for request in waiting.drain(..) {
-            match request {
-                Request::Make(change) => batch.push(change),
-                // What is in the channel already is still received.
-                Request::Close => requests.close(),
-            }
-        }
-        let committed = transact(&mut connection, &mut batch);
+    while let Some(first) = requests.blocking_recv() {
+        batch.extend(accept(first, &mut requests));
+        let committed = transact(&mut connection, &mut requests, &mut batch);
         let committed = committed.map_err(|error| StoreError::sqlite("writing to the store", error));
         if let Ok(seq) = committed {
             newest.send_if_modified(|newest| std::mem::replace(newest, seq) != seq);
@@ -98,12 +91,38 @@ pub(super) fn run(mut connection: Connection, mut requests: mpsc::Receiver<Reque
     }
 }
 
-/// Makes all changes or none. Gives the `seq` of the newest event.
-fn transact(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rusqlite::Result<u64> {
+/// The change that is asked for, if one is.
+fn accept(request: Request, requests: &mut mpsc::Receiver<Request>) -> Option<Box<dyn Change>> {
+    match request {
+        Request::Make(change) => Some(change),
+        Request::Close => {
+            // What is in the channel already is still received.
+            requests.close();
+            None
+        }
+    }
+}
+
+/// Makes all changes of the batch and those that come meanwhile, or none. Gives the `seq` of the newest event.
+///
+/// Who has just been answered asks again while the first few are being made: to take them in as well, and not to sync
+/// without them, is what makes a full batch of callers who wait for each answer.
+fn transact(
+    connection: &mut Connection,
+    requests: &mut mpsc::Receiver<Request>,
+    batch: &mut Vec<Box<dyn Change>>,
+) -> rusqlite::Result<u64> {
     // Dropped without a commit, it rolls back.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for change in batch {
+    let mut made = 0;
+    while let Some(change) = batch.get_mut(made) {
         change.make(&transaction)?;
+        made += 1;
+        if batch.len() < BATCH
+            && let Ok(request) = requests.try_recv()
+        {
+            batch.extend(accept(request, requests));
+        }
     }
     let newest = events::newest(&transaction)?;
     transaction.commit()?;
