@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -46,6 +47,17 @@ pub enum Carriage {
     Plain,
     /// By TLS.
     Tls,
+}
+
+/// Where a secret goes, which is all that is ever told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The names that get it.
+    pub rule: Rule,
+    /// In which header.
+    pub header: Header,
+    /// It goes over connections without TLS too.
+    pub plain: bool,
 }
 
 /// Why a secret cannot be bound.
@@ -178,6 +190,17 @@ impl Secrets {
     #[must_use]
     pub fn count(&self) -> usize {
         self.bindings.len()
+    }
+
+    /// Where they go.
+    #[must_use]
+    pub fn places(&self) -> Arc<[Place]> {
+        let place = |binding: &Binding| Place {
+            rule: binding.rule.clone(),
+            header: binding.header.clone(),
+            plain: binding.plain,
+        };
+        self.bindings.iter().map(place).collect()
     }
 
     /// Those of a target, as far as they go over such a connection to it.

@@ -101,7 +101,7 @@ impl Driver {
         let (asleep_since, next_look) = (now, now + ports::INTERVAL);
         let (body, watch, looked) = (Body::Gone, JoinSet::new(), ports::Looked::never());
         let secrets = record.secrets(&tools.sealer).map(Arc::new);
-        Self {
+        let driver = Self {
             tools,
             record,
             publisher,
@@ -114,7 +114,9 @@ impl Driver {
             next_look,
             looked,
             watch,
-        }
+        };
+        driver.publish();
+        driver
     }
 
     /// The sandbox's whole life. Answers its id when it is gone.
@@ -305,12 +307,13 @@ impl Driver {
 
     fn publish(&self) {
         let (hands, network) = (self.body.hands(), self.body.network());
+        let secrets = self.secrets.as_ref().map(|secrets| secrets.places()).unwrap_or_default();
         let (Record { generation, phase, limits, policy, supervised, .. }, idle) = (&self.record, self.record.idle());
         self.publisher.send_if_modified(|snapshot| {
             let is_news = snapshot.generation != *generation;
+            let (generation, limits) = (*generation, *limits);
             let (phase, policy, runtime) = (phase.clone(), policy.clone(), supervised.clone());
-            *snapshot =
-                Snapshot { generation: *generation, phase, limits: *limits, idle, policy, hands, network, runtime };
+            *snapshot = Snapshot { generation, phase, limits, idle, policy, secrets, hands, network, runtime };
             is_news
         });
     }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::engine::{Change, Limits};
 use crate::hands::Hands;
 use crate::network::policy::Policy;
-use crate::network::secrets::Binding;
+use crate::network::secrets::{Binding, Place};
 use crate::network::{Network, Port};
 use crate::telemetry::chain;
 use runtime::state::Supervised;
@@ -87,6 +87,8 @@ pub struct Snapshot {
     pub idle: IdleTimeout,
     /// What it may reach.
     pub policy: Policy,
+    /// Where its secrets go.
+    pub secrets: Arc<[Place]>,
     /// While its guest is there, awake or asleep.
     pub hands: Option<Hands>,
     /// The same.

@@ -202,7 +202,9 @@ impl Sandboxes {
         let Record { generation, limits, .. } = record;
         let (phase, policy, idle) = (record.phase.clone(), record.policy.clone(), record.idle());
         let runtime = record.supervised.clone();
-        let first = Snapshot { generation, phase, limits, idle, policy, hands: None, network: None, runtime };
+        // The driver opens them.
+        let secrets = Arc::default();
+        let first = Snapshot { generation, phase, limits, idle, policy, secrets, hands: None, network: None, runtime };
         let (publisher, snapshot) = watch::channel(first);
         let (publish_ports, ports) = watch::channel(record.ports.clone());
         let (destroy, requests) = watch::channel(0);

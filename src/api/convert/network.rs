@@ -5,7 +5,7 @@ use crate::api::proto;
 use crate::api::proto::network::Mode;
 use crate::api::status::Fault;
 use crate::network::policy::{Allow, AllowError, Policy};
-use crate::network::secrets::{Binding, BindingError, MAX_SECRETS};
+use crate::network::secrets::{Binding, BindingError, MAX_SECRETS, Place};
 use crate::network::{Port, Usage};
 use crate::telemetry::chain;
 
@@ -72,6 +72,13 @@ pub fn secrets(secrets: Vec<proto::BoundSecret>) -> Result<Vec<Binding>, Fault> 
         ));
     }
     secrets.into_iter().map(binding).collect()
+}
+
+/// Where a secret goes; its value is told to nobody.
+pub(super) fn secret_message(place: &Place) -> proto::BoundSecret {
+    let Place { rule, header, plain } = place;
+    let (name, header) = (rule.to_string(), header.as_str().to_owned());
+    proto::BoundSecret { name, header, value: String::new(), plain: *plain }
 }
 
 /// What has gone out.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::network::{network, network_message, network_usage, secrets};
+use super::network::{network, network_message, network_usage, secret_message, secrets};
 use super::runtime::{runtime, runtime_message, runtime_status};
 use super::{MAX_PATH, bounded, check_env, checked_user, key, page_size};
 use crate::api::proto::{self, ErrorReason};
@@ -189,6 +189,7 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> proto::Sandbox {
         runtime: profile.runtime.as_ref().map(runtime_message),
         runtime_status: snapshot.runtime.as_ref().map(runtime_status),
         secret_env: profile.secret_env.iter().cloned().collect(),
+        secrets: snapshot.secrets.iter().map(secret_message).collect(),
     }
 }
 

@@ -12,6 +12,11 @@ use handsd::api::proto;
 use handsd::api::proto::run_event::Event;
 use serde_json::{Value, json};
 
+/// Where a secret goes.
+fn secret(secret: &proto::BoundSecret) -> Value {
+    json!({ "name": secret.name, "header": secret.header, "plain": secret.plain })
+}
+
 /// A sandbox.
 pub fn sandbox(sandbox: &proto::Sandbox) -> Value {
     json!({
@@ -27,6 +32,7 @@ pub fn sandbox(sandbox: &proto::Sandbox) -> Value {
         "workspace": sandbox.workspace,
         "network": sandbox.network.as_ref().map(|network| network.mode().as_str_name()),
         "network_allow": sandbox.network.as_ref().map(|network| &network.allow),
+        "secrets": sandbox.secrets.iter().map(secret).collect::<Vec<_>>(),
         "network_usage": sandbox.network_usage.as_ref().map(|usage| json!({
             "connected": usage.connected,
             "refused": usage.refused,

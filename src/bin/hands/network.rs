@@ -106,6 +106,12 @@ pub fn describe(sandbox: &Sandbox) -> String {
     text
 }
 
+/// Where its secrets go, in one line; empty if it has none.
+pub fn describe_secrets(sandbox: &Sandbox) -> String {
+    let secret = |it: &BoundSecret| format!("{}{}:{}", if it.plain { PLAIN } else { "" }, it.name, it.header);
+    sandbox.secrets.iter().map(secret).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -324,6 +324,7 @@ fn describe(sandbox: &Sandbox, now: SystemTime) -> String {
         ("disk", bytes(limits.disk_bytes)),
         ("idle timeout", idle_timeout(sandbox)),
         ("network", network::describe(sandbox)),
+        ("secrets", network::describe_secrets(sandbox)),
         ("runs", sandbox.running.to_string()),
         ("runtime", runtime::describe(sandbox)),
         ("generation", sandbox.generation.to_string()),

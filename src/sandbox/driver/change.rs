@@ -48,14 +48,18 @@ impl Driver {
         if let Some(secrets) = &secrets {
             sealed.keep_secrets(&self.tools.sealer, secrets).map_err(not_kept)?;
         }
-        self.change(|record| (record.policy, record.secrets) = (policy, sealed.secrets)).await?;
-        let network = self.body.network();
-        if let Some(network) = &network {
-            network.set_policy(self.record.policy.clone());
+        // Where they go is published with the change.
+        let secrets = secrets.map(Arc::new);
+        let before = self.secrets.clone();
+        self.secrets = secrets.clone().or(self.secrets.take());
+        let changed = self.change(|record| (record.policy, record.secrets) = (policy, sealed.secrets)).await;
+        if changed.is_err() {
+            self.secrets = before;
+            return changed;
         }
-        if let Some(secrets) = secrets.map(Arc::new) {
-            network.inspect(|network| network.set_secrets(Arc::clone(&secrets)));
-            self.secrets = Some(secrets);
+        if let Some(network) = self.body.network() {
+            network.set_policy(self.record.policy.clone());
+            secrets.into_iter().for_each(|secrets| network.set_secrets(secrets));
         }
         Ok(())
     }
