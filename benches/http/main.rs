@@ -13,11 +13,14 @@
 //! |---|---|
 //! | `fanout` | one session's events to many streams: how late they are, and what that costs |
 //! | `pages` | requests for a page of events |
-//! | `node` | the daemon under test |
+//! | `node`, `../support/daemon` | the daemon under test |
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
+#[path = "../support/daemon.rs"]
+#[expect(dead_code, reason = "nothing here speaks gRPC")]
+mod daemon;
 mod fanout;
 mod node;
 mod pages;
@@ -54,6 +57,6 @@ fn main() -> Result<()> {
         if wants(Part::Pages) {
             pages::measure(&node, arguments.quick).await?;
         }
-        node.stop().await
+        node.daemon.stop().await
     })
 }

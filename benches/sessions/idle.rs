@@ -8,17 +8,16 @@ use crate::node::Node;
 pub async fn measure(quick: bool) -> Result<()> {
     let count: u64 = if quick { 100 } else { 1_000 };
     let node = Node::start("").await?;
-    node.agent().await?;
     // What the first one needs is nobody's cost.
     node.session("").await?;
-    let before = node.memory()?;
+    let before = node.daemon.memory()?;
     for _ in 0..count {
         node.session("").await?;
     }
-    let each = node.memory()?.saturating_sub(before) / count;
+    let each = node.daemon.memory()?.saturating_sub(before) / count;
     println!(
         "daemon's memory of an idle session {:>8.1} KiB   over {count} of them, without their sandboxes",
         each as f64 / 1024.0
     );
-    node.stop().await
+    node.daemon.stop().await
 }

@@ -14,12 +14,15 @@
 //! | `appends` | durable appends to one log and to many, and how soon a follower has them |
 //! | `wake` | from a message to a session that sleeps to its first tool call |
 //! | `idle` | what sessions cost that do nothing |
-//! | `node` | the daemon under test |
+//! | `node`, `../support/daemon` | the daemon under test |
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
 mod appends;
+#[path = "../support/daemon.rs"]
+#[expect(dead_code, reason = "nothing here measures processor time")]
+mod daemon;
 mod idle;
 mod node;
 mod wake;

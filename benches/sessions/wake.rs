@@ -18,7 +18,6 @@ const ASLEEP: Duration = Duration::from_millis(200);
 pub async fn measure(quick: bool) -> Result<()> {
     let rounds = if quick { 20 } else { 200 };
     let node = Node::start(CONFIG).await?;
-    node.agent().await?;
     let id = node.session("say hello").await?;
     let mut head = node.wait(&id, 0, "turn.completed").await?.seq;
     let mut samples = Vec::new();
@@ -58,5 +57,5 @@ pub async fn measure(quick: bool) -> Result<()> {
     println!(
         "create to first tool call          {median:>8.1} ms  p99 {worst:.1} ms   two sandboxes and a brain are made"
     );
-    node.stop().await
+    node.daemon.stop().await
 }
