@@ -18,6 +18,8 @@ use crate::api::proto::node_client::NodeClient;
 use crate::api::proto::sandboxes_client::SandboxesClient;
 use crate::api::proto::sessions_client::SessionsClient;
 
+pub mod events;
+
 /// Largest message in either direction, in bytes. Chunks are at most 1 MiB and a page of a listing a few; gRPC's own
 /// limit of 4 MiB would be too small for a page of long names.
 pub const MESSAGE_BYTES: usize = 8 << 20;

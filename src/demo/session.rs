@@ -12,8 +12,8 @@ use handsd::api::proto::{
     CreateAgentRequest, CreateSessionRequest, EventsRequest, GetSessionRequest, HibernateSandboxRequest,
     KillRunRequest, ListRunsRequest, ResultRequest, SendRequest, Session, SessionEvent, Tier,
 };
+use handsd::client::events::{text, told};
 use handsd::client::{self, Channel};
-use prost_types::value::Kind;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
@@ -84,7 +84,8 @@ impl Conversation<'_> {
             let event = events.message().await.map_err(|status| refused(&status))?.context("the log ended")?;
             ensure!(event.seq == self.seen + 1, "event {} follows event {}", event.seq, self.seen);
             self.seen = event.seq;
-            let line = format!("{:>2} {:<18} {}", event.seq, event.r#type, words(&event));
+            let line =
+                format!("{:>2} {:<18} {}", event.seq, event.r#type, told(&event).lines().next().unwrap_or_default());
             self.timeline.say(Step::Session, line.trim_end())?;
             if event.r#type == kind {
                 return Ok(event);
@@ -141,25 +142,5 @@ impl Conversation<'_> {
         ensure!(said == expected, "its result is {said:?}");
         self.timeline.say(Step::Session, &format!("{} events without a gap; result: {said}", self.seen))?;
         Ok(())
-    }
-}
-
-/// What an event tells, in a line.
-fn words(event: &SessionEvent) -> String {
-    let words = match event.r#type.as_str() {
-        "tool.call" => format!("{} {}", text(event, "tool"), text(event, "args_summary")),
-        "exec.completed" => text(event, "summary"),
-        "turn.completed" => text(event, "yield_reason"),
-        "error.runtime" => text(event, "message"),
-        _ => text(event, "text"),
-    };
-    words.lines().next().unwrap_or_default().to_owned()
-}
-
-/// A text in the body of an event; empty if there is none.
-fn text(event: &SessionEvent, field: &str) -> String {
-    match event.body.as_ref().and_then(|body| body.fields.get(field)).and_then(|value| value.kind.as_ref()) {
-        Some(Kind::StringValue(text)) => text.clone(),
-        _ => String::new(),
     }
 }

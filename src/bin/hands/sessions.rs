@@ -9,6 +9,7 @@ use handsd::api::proto::{
     ArchiveSessionRequest, CancelSessionRequest, CreateSessionRequest, EventsRequest, GetSessionRequest,
     ListSessionsRequest, ResultRequest, SendRequest, Session, SessionEvent, SessionLimits, TurnsRequest,
 };
+use handsd::client::events::{text, told};
 use serde_json::{Value, json};
 
 use crate::events::Format;
@@ -258,20 +259,8 @@ async fn events(context: &Context, args: EventArgs) -> anyhow::Result<()> {
 
 /// An event for people.
 fn line(event: &SessionEvent) -> String {
-    let what = match event.r#type.as_str() {
-        "tool.call" => format!("{} {}", text(event, "tool"), text(event, "args_summary")),
-        "exec.completed" => text(event, "summary"),
-        "turn.completed" => text(event, "yield_reason"),
-        "error.runtime" | "error.model" | "error.task" => text(event, "message"),
-        _ => text(event, "text"),
-    };
-    let what: Vec<String> = what.lines().map(output::printable).collect();
+    let what: Vec<String> = told(event).lines().map(output::printable).collect();
     format!("{:>6}  {:<18}  {}\n", event.seq, event.r#type, what.join("\n                            "))
-}
-
-fn text(event: &SessionEvent, field: &str) -> String {
-    let body = json::structure(event.body.as_ref());
-    body[field].as_str().unwrap_or_default().to_owned()
 }
 
 fn session_table(sessions: &[Session], now: SystemTime) -> String {
