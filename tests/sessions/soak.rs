@@ -19,8 +19,9 @@ const CALLS: usize = 16;
 const DAEMONS: usize = 5;
 /// Brains that are killed of one session at most: one more is given up within the window.
 const BRAINS: usize = 3;
-/// How long all of it may take.
-const BOUND: Duration = Duration::from_secs(180);
+/// How long all of it may take: what the kills take, and what each session does on a machine that is busy with others.
+const BOUND: Duration = Duration::from_secs(150);
+const BOUND_EACH: Duration = Duration::from_secs(10);
 
 /// Numbers that look random, the same for the same seed.
 struct Dice(u64);
@@ -93,7 +94,7 @@ async fn sessions_end_as_their_scripts_say_whatever_is_killed() {
         sessions.push(Session::create(&daemon, &script()).await);
     }
     let (mut brains, mut hands, mut daemons) = (vec![0; count], vec![false; count], 0);
-    let began = Instant::now();
+    let (began, bound) = (Instant::now(), BOUND + BOUND_EACH * u32::try_from(count).expect("few"));
     loop {
         for _ in 0..=count / 4 {
             let place = dice.roll(count);
@@ -119,7 +120,7 @@ async fn sessions_end_as_their_scripts_say_whatever_is_killed() {
         if busy == 0 {
             break;
         }
-        assert!(began.elapsed() < BOUND, "{busy} sessions do not end; seed {seed}");
+        assert!(began.elapsed() < bound, "{busy} sessions do not end; seed {seed}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let killed: usize = brains.iter().sum();
