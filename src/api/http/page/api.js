@@ -9,7 +9,9 @@ class Unauthorized extends Error {}
 async function call(method, path, body) {
   const headers = { Authorization: `Bearer ${key}` };
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+  const response = await fetch(path, { method, headers, body: body && JSON.stringify(body) }).catch(() => {
+    throw new Error("The node does not answer.");
+  });
   if (response.status === 401) throw new Unauthorized("This key is not the node's.");
   const answer = response.status === 204 ? null : await response.json().catch(() => null);
   if (!response.ok) throw new Error(answer?.error?.message ?? answer?.error ?? `${response.status} ${path}`);

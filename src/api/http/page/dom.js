@@ -20,7 +20,12 @@ const COLOURS = {
   destroyed: "var(--gone)",
 };
 
-const pill = (word, colour) => el("span", { className: "pill", style: { "--colour": colour ?? "var(--gone)" } }, word);
+const pill = (word, colour) => el("span", { className: "pill", style: { "--colour": colour ?? "var(--gone)" } }, words(word));
+
+/** A word of the wire, as people write it. */
+const words = (word) => word.replaceAll("_", " ");
+
+const number = (count) => count.toLocaleString("en");
 
 const bar = (share, colour) =>
   el("div", { className: "bar", style: colour ? { "--colour": colour } : {} },
@@ -37,9 +42,12 @@ function span(milliseconds) {
   const seconds = milliseconds / 1000;
   if (seconds < 1) return `${Math.round(milliseconds)} ms`;
   if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
-  return `${Math.floor(seconds / 86400)} d ${Math.round((seconds % 86400) / 3600)} h`;
+  const two = (whole, unit, part, small) => {
+    const rest = Math.floor((seconds % whole) / part);
+    return `${Math.floor(seconds / whole)} ${unit}${rest ? ` ${rest} ${small}` : ""}`;
+  };
+  if (seconds < 3600) return two(60, "min", 1, "s");
+  return seconds < 86400 ? two(3600, "h", 60, "min") : two(86400, "d", 3600, "h");
 }
 
 const since = (time) => span(Math.max(0, Date.now() - Date.parse(time)));

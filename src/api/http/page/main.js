@@ -26,8 +26,9 @@ async function enter() {
     else byId("health").replaceChildren("no connection");
   };
   follow(() => "/api/sandboxes?stream=sse", signal, sandboxChanged, told);
+  view.tab = "sandboxes";
   showTabs();
-  showSandboxes();
+  showSandboxList();
   const [sandbox = "", run = ""] = location.hash.slice(1).split("/");
   select(sandbox, run);
   repeat(signal, 2000, refreshNode);

@@ -2,13 +2,15 @@
 
 /** How far back a row's strip goes. */
 const WINDOW = 10 * 60 * 1000;
+/** Rows of a list: more are found by the filter. */
+const ROWS = 200;
 /** Characters of output that are kept on the page; the node keeps the rest. */
 const KEPT = 400_000;
 
 const sandboxes = new Map();
 /** Phases as they were seen, by sandbox. */
 const histories = new Map();
-const view = { tab: "sandboxes", phase: "", sandbox: "", run: "", runs: [] };
+const view = { tab: "sandboxes", phase: "", filter: "", sandbox: "", run: "", runs: [] };
 let output = null;
 
 function sandboxChanged(sandbox) {
@@ -23,33 +25,53 @@ function sandboxChanged(sandbox) {
   } else {
     sandboxes.set(id, sandbox);
   }
-  showSandboxes();
+  // Of many changes at once, one picture is made.
+  sandboxChanged.frame ??= requestAnimationFrame(() => {
+    sandboxChanged.frame = undefined;
+    showSandboxes();
+  });
+}
+
+/** The parts of the list that stay, so that typing is not disturbed; the rest is filled in. */
+function showSandboxList() {
+  const add = attempt(async () => select((await call("POST", "/api/sandboxes", { timeout: 600 })).sandboxID));
+  const filter = el("input", { type: "search", placeholder: "Filter by id, image or label", "aria-label": "Filter", value: view.filter,
+    oninput: () => { view.filter = filter.value.trim().toLowerCase(); showSandboxes(); } });
+  fill(byId("list"),
+    el("div", { className: "actions" }, el("h2", {}, "Sandboxes"), el("button", { onclick: add }, "New sandbox")),
+    el("div", { className: "line" }, filter), el("div", { className: "chips", id: "chips" }), el("div", { id: "rows" }));
+}
+
+/** What a sandbox is for. */
+function purpose({ templateID, metadata }) {
+  const { "handsd.session": session, "handsd.role": role, ...labels } = metadata;
+  const own = Object.entries(labels).map(([name, value]) => `${name}=${value}`).join(" ");
+  return [session ? `${role} of ${session}` : templateID, own].filter(Boolean).join(" · ");
 }
 
 function showSandboxes() {
-  if (view.tab !== "sandboxes") return;
+  if (view.tab !== "sandboxes" || !byId("rows")) return;
   const all = [...sandboxes.values()].sort((a, b) => b.startedAt.localeCompare(a.startedAt));
   const counts = Map.groupBy(all, (sandbox) => sandbox.phase);
   const chip = (word, count) =>
-    el("button", { "data-key": `phase ${word}`, "aria-pressed": view.phase === word, onclick: () => { view.phase = view.phase === word ? "" : word; showSandboxes(); } },
+    el("button", { "data-key": `phase ${word}`, "aria-pressed": `${view.phase === word}`, onclick: () => { view.phase = view.phase === word ? "" : word; showSandboxes(); } },
       word ? pill(`${word} ${count}`, COLOURS[word]) : `all ${count}`);
-  const shown = all.filter((sandbox) => !view.phase || sandbox.phase === view.phase);
+  const isWanted = (sandbox) => (!view.phase || sandbox.phase === view.phase)
+    && (!view.filter || `${sandbox.sandboxID} ${purpose(sandbox)}`.toLowerCase().includes(view.filter));
+  const found = all.filter(isWanted);
   const row = (sandbox) => {
-    const labels = Object.entries(sandbox.metadata).map(([name, value]) => `${name}=${value}`).join(" ");
+    const id = sandbox.sandboxID;
     return el("li", {},
-      el("button", { className: "sandbox", "data-key": sandbox.sandboxID, "aria-current": view.sandbox === sandbox.sandboxID, onclick: () => select(sandbox.sandboxID) },
-        el("span", { className: "mono clip" }, sandbox.sandboxID), pill(sandbox.phase, COLOURS[sandbox.phase]),
-        el("span", { className: "dim clip" }, [sandbox.templateID, labels].filter(Boolean).join(" · ")),
-        el("span", { className: "dim" }, since(sandbox.startedAt)),
-        el("span", { style: { "grid-column": "1 / -1" } }, strip(histories.get(sandbox.sandboxID) ?? [], Date.now() - WINDOW))));
+      el("button", { className: "sandbox", "data-key": id, "aria-current": `${view.sandbox === id}`, onclick: () => select(id) },
+        el("span", { className: "mono clip" }, id), pill(sandbox.phase, COLOURS[sandbox.phase]),
+        el("span", { className: "dim clip", title: purpose(sandbox) }, purpose(sandbox)), el("span", { className: "dim" }, since(sandbox.startedAt)),
+        el("span", { className: "wide" }, strip(histories.get(id) ?? [], Date.now() - WINDOW))));
   };
-  fill(byId("list"),
-    el("div", { className: "actions" }, el("h2", {}, "Sandboxes"),
-      el("button", { "data-key": "new", onclick: attempt(async () => select((await call("POST", "/api/sandboxes", { timeout: 600 })).sandboxID)) }, "New sandbox")),
-    el("div", { className: "chips", style: { "margin-top": "10px" } }, chip("", all.length),
-      ...[...counts].map(([word, of]) => chip(word, of.length))),
-    shown.length ? el("ul", { className: "rows" }, ...shown.map(row))
-      : el("p", { className: "empty" }, all.length ? "None in this phase." : "There is no sandbox yet."));
+  fill(byId("chips"), chip("", all.length), ...[...counts].map(([word, of]) => chip(word, of.length)));
+  fill(byId("rows"),
+    found.length ? el("ul", { className: "rows" }, ...found.slice(0, ROWS).map(row))
+      : el("p", { className: "empty" }, all.length ? "None is like that." : "There is no sandbox yet. Make one here, or with “hands create”."),
+    found.length > ROWS ? el("p", { className: "hint" }, `and ${number(found.length - ROWS)} more, which the filter finds`) : null);
   showFacts();
 }
 
@@ -57,6 +79,7 @@ function select(sandbox, run = "") {
   if (sandbox !== view.sandbox) view.runs = [];
   Object.assign(view, { sandbox, run });
   location.hash = [sandbox, run].filter(Boolean).join("/");
+  if (!byId("rows")) showSandboxList();
   showDetail();
   showSandboxes();
   refreshRuns().catch(() => {});
@@ -91,21 +114,23 @@ function showFacts() {
   const fact = (name, value) => el("div", {}, el("span", {}, name), value);
   const history = histories.get(id) ?? [];
   const from = Math.max(Date.now() - WINDOW, Math.min(history[0]?.at ?? Date.now(), Date.now() - 1000));
-  const isAsleep = ["hibernated", "waking"].includes(sandbox.phase);
+  // What is failed can only be destroyed, and what crashed is started by a wake.
+  const [word, verb] = { running: ["Hibernate", "hibernate"], hibernated: ["Wake", "wake"], waking: ["Wake", "wake"], crashed: ["Start again", "wake"] }[sandbox.phase] ?? [];
   const destroy = attempt(async () => {
     if (confirm(`Destroy ${id} and all its files?`)) await call("DELETE", `/api/sandboxes/${id}`);
   });
   fill(place,
     el("div", { className: "actions" }, el("h1", {}, id), pill(sandbox.phase, COLOURS[sandbox.phase]),
-      isAsleep ? el("button", { "data-key": "sleep", onclick: ask("wake") }, "Wake")
-        : el("button", { "data-key": "sleep", onclick: ask("hibernate") }, "Hibernate"),
+      word ? el("button", { "data-key": "sleep", onclick: ask(verb) }, word) : null,
       el("button", { className: "danger", "data-key": "destroy", onclick: destroy }, "Destroy")),
-    sandbox.error ? el("p", { className: "fault" }, sandbox.error) : null,
+    sandbox.error ? el("p", { className: "fault", role: "status" }, sandbox.error) : null,
     el("div", { className: "facts" },
       fact("image", sandbox.templateID), fact("age", since(sandbox.startedAt)),
       fact("sleeps after", sandbox.timeout ? span(sandbox.timeout * 1000) : "never"),
       fact("memory", sandbox.memoryMB ? `${sandbox.memoryMB} MiB` : "unlimited"),
-      fact("CPUs", sandbox.cpuCount ? `${sandbox.cpuCount}` : "unlimited"), fact("engine", sandbox.engine)),
+      fact("CPUs", sandbox.cpuCount ? `${sandbox.cpuCount}` : "unlimited"), fact("engine", sandbox.engine),
+      sandbox.runtime ? fact("keeps running", `${sandbox.runtime.state}, start ${sandbox.runtime.starts}`) : null,
+      sandbox.secrets?.length ? fact("secrets", sandbox.secrets.map(({ name, header }) => `${header} for ${name}`).join(", ")) : null),
     el("h2", {}, "Phases"), strip(history, from, "strip tall"),
     el("div", { className: "legend" }, el("span", {}, `${span(Date.now() - from)} ago`), el("span", {}, "now")));
 }
@@ -118,9 +143,9 @@ async function refreshRuns() {
   view.runs = runs.reverse();
   const row = (run) => {
     const state = run.running ? pill(since(run.startedAt), "var(--running)")
-      : pill(run.reason === "exited" ? `exit ${run.exitCode}` : run.reason.replace("_", " "), run.exitCode === 0 ? "var(--gone)" : "var(--failed)");
+      : pill(run.reason === "exited" ? `exit ${run.exitCode}` : run.reason, run.exitCode === 0 ? "var(--gone)" : "var(--failed)");
     return el("li", {},
-      el("button", { className: "run", "data-key": run.sessionID, "aria-current": run.sessionID === view.run, onclick: () => select(view.sandbox, run.sessionID) },
+      el("button", { className: "run", "data-key": run.sessionID, "aria-current": `${run.sessionID === view.run}`, onclick: () => select(view.sandbox, run.sessionID) },
         el("code", { className: "clip" }, commandLine(run)), state));
   };
   fill(byId("runs"), view.runs.length ? el("ul", { className: "rows", style: { "max-height": "190px", overflow: "auto" } }, ...view.runs.map(row))

@@ -6,7 +6,7 @@ const KEPT_EVENTS = 2000;
 /** Seconds of a turn that has no other limit. */
 const LONGEST_TURN = 1800;
 
-const talk = { sessions: [], id: "", level: "internal", following: null };
+const talk = { sessions: [], id: "", level: "output", following: null };
 const STATUS_COLOURS = {
   running: "var(--running)", queued: "var(--between)", awaiting_input: "var(--between)", idle: "var(--asleep)",
   failed: "var(--failed)", archived: "var(--gone)",
@@ -20,12 +20,12 @@ async function refreshSessions() {
 function showSessions() {
   if (view.tab !== "sessions") return;
   const row = (session) => el("li", {},
-    el("button", { className: "sandbox", "data-key": session.id, "aria-current": talk.id === session.id, onclick: () => openSession(session.id) },
+    el("button", { className: "sandbox", "data-key": session.id, "aria-current": `${talk.id === session.id}`, onclick: () => openSession(session.id) },
       el("span", { className: "mono clip" }, session.id), pill(session.status, STATUS_COLOURS[session.status]),
-      el("span", { className: "dim clip" }, `${session.agent_snapshot.name} · ${session.head} events`),
+      el("span", { className: "dim clip" }, `${session.agent_snapshot.name} · ${number(session.head)} events`),
       el("span", { className: "dim" }, since(session.created_at))));
   fill(byId("list"), el("div", { className: "actions" }, el("h2", {}, "Sessions")),
-    talk.sessions.length ? el("ul", { className: "rows" }, ...talk.sessions.map(row)) : el("p", { className: "empty" }, "There is no session yet."));
+    talk.sessions.length ? el("ul", { className: "rows" }, ...talk.sessions.map(row)) : el("p", { className: "empty" }, "There is no session yet. “hands session create” makes one."));
   showSessionFacts();
 }
 
@@ -59,11 +59,24 @@ function openSession(id) {
   showResult().catch(() => {});
 }
 
-function eventLine(event) {
-  const { text, ...rest } = event.body ?? {};
-  const told = typeof text === "string" ? text : Object.entries(rest).map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" ");
-  return el("div", { className: `event ${event.level}`, title: event.ts },
-    el("span", { className: "dim mono" }, `${event.seq}`), el("span", { className: "mono kind" }, event.type), el("span", { className: "told" }, told));
+/** What an event tells, in a line; what is not known here is told as it is. */
+const TOLD = {
+  "tool.call": ({ tool, args_summary }) => `${tool} ${args_summary}`,
+  "tool.completed": ({ tool, ok }) => `${tool} ${ok ? "is done" : "has failed"}`,
+  "exec.started": () => "",
+  "exec.completed": ({ summary, duration_ms, bytes: count }) => `${summary} · ${span(duration_ms)} · ${bytes(count)}`,
+  "turn.started": ({ input_from_seq, input_to_seq }) => `from message ${input_from_seq}${input_to_seq > input_from_seq ? ` to ${input_to_seq}` : ""}`,
+  "turn.completed": ({ yield_reason, usage }) => words(yield_reason) + (usage?.reported ? ` · ${number(usage.tokens)} tokens` : ""),
+  "runtime.restarting": ({ after_ms }) => `in ${span(after_ms)}`,
+  "runtime.resumed": ({ attempt }) => `attempt ${attempt}`,
+};
+
+function eventLine({ seq, ts, type, level, body }) {
+  const plain = () => body.text ?? body.message
+    ?? Object.entries(body).filter(([, value]) => value !== null).map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" ");
+  const isFault = type.startsWith("error.") || (type === "exec.completed" && body.exit_code !== 0) || (type === "turn.completed" && body.yield_reason === "error");
+  return el("div", { className: `event ${level}${isFault ? " faulty" : ""}${type === "exec.output" ? " mono" : ""}`, title: `${ts}\n${JSON.stringify(body, null, 1)}` },
+    el("span", { className: "dim mono" }, `${seq}`), el("span", { className: "mono kind" }, type), el("span", { className: "told" }, (TOLD[type] ?? plain)(body)));
 }
 
 function showSessionFacts() {
@@ -76,18 +89,27 @@ function showSessionFacts() {
   const seconds = session.limits.turn_seconds ?? LONGEST_TURN;
   const gauge = (name, value, share) => el("div", {}, el("span", {}, name), value,
     share === undefined ? null : bar(share, share > 0.8 ? "var(--between)" : undefined));
+  const of = (used, most) => (most ? [`${number(used)} of ${number(most)}`, used / most] : [number(used)]);
   const { tokens, turns } = session.limits;
   const isOver = session.status === "archived";
+  const home = (role) => session.sandboxes[role] && el("button", { className: "link mono", "data-key": role, title: session.sandboxes[role], onclick: attempt(() => openSandbox(session.sandboxes[role])) }, role);
   fill(place,
     el("div", { className: "actions" }, el("h1", {}, session.id), pill(session.status, STATUS_COLOURS[session.status]),
-      el("button", { "data-key": "cancel", onclick: ask("cancel") }, "Cancel turn"),
+      passed ? el("button", { "data-key": "cancel", onclick: ask("cancel") }, "Cancel turn") : null,
       isOver ? null : el("button", { className: "danger", "data-key": "archive", onclick: ask("archive") }, "Archive")),
-    session.error ? el("p", { className: "fault" }, session.error.message) : null,
+    session.error ? el("p", { className: "fault", role: "status" }, session.error.message) : null,
     el("div", { className: "facts" },
-      gauge("agent", session.agent_snapshot.name), gauge("runtime", `${session.agent_snapshot.runtime} ${session.agent_snapshot.model}`),
-      gauge("turn", passed ? `${span(passed * 1000)} of ${span(seconds * 1000)}` : "none under way", passed / seconds),
-      gauge("tokens", tokens ? `${session.usage.tokens} of ${tokens}` : `${session.usage.tokens}`, tokens && session.usage.tokens / tokens),
-      gauge("turns", turns ? `${session.turns} of ${turns}` : `${session.turns}`, turns && session.turns / turns)));
+      gauge("agent", session.agent_snapshot.name),
+      gauge("runtime", [session.agent_snapshot.runtime, session.agent_snapshot.model].filter(Boolean).join(" · ")),
+      gauge("turn", ...(passed ? [`${span(passed * 1000)} of ${span(seconds * 1000)}`, passed / seconds] : ["none under way"])),
+      gauge("tokens", ...of(session.usage.tokens, tokens)), gauge("turns", ...of(session.turns, turns)),
+      el("div", {}, el("span", {}, "sandboxes"), home("hands") ?? "none", " ", home("brain") ?? "")));
+}
+
+/** Shows a sandbox of a session. */
+async function openSandbox(id) {
+  Object.assign(view, { sandbox: id, run: "" });
+  await openTab("sandboxes");
 }
 
 async function showResult() {
@@ -98,20 +120,35 @@ async function showResult() {
   if (!place || talk.id !== id) return;
   fill(place, el("h2", {}, "Result"),
     el("p", {}, result?.body?.text ?? "None yet."),
-    turn?.yield_reason ? el("p", { className: "dim" }, `${turn.yield_reason.replace("_", " ")}${turn.error ? `: ${turn.error.message}` : ""}`) : null);
+    turn?.yield_reason ? el("p", { className: "dim" }, `${words(turn.yield_reason)}${turn.error ? `: ${turn.error.message}` : ""}`) : null);
 }
 
+const TABS = ["sandboxes", "sessions"];
+
 function showTabs() {
-  const tab = (name) => el("button", { role: "tab", "data-key": `tab ${name}`, "aria-selected": `${view.tab === name}`, onclick: attempt(() => openTab(name)) },
-    name[0].toUpperCase() + name.slice(1));
-  fill(byId("tabs"), tab("sandboxes"), tab("sessions"));
+  const tab = (name) => el("button", { role: "tab", "data-key": `tab ${name}`, "aria-selected": `${view.tab === name}`, "aria-controls": "list",
+    tabindex: view.tab === name ? "0" : "-1", onclick: attempt(() => openTab(name)) }, name[0].toUpperCase() + name.slice(1));
+  const tabs = byId("tabs");
+  fill(tabs, ...TABS.map(tab));
+  // As tabs are: the arrows go from one to the next, and the tab key leaves them.
+  tabs.onkeydown = attempt(async ({ key }) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
+    if (!step) return;
+    const next = TABS[(TABS.indexOf(view.tab) + step + TABS.length) % TABS.length];
+    const opened = openTab(next);
+    tabs.querySelector('[aria-selected="true"]').focus();
+    await opened;
+  });
 }
 
 async function openTab(name) {
   view.tab = name;
   showTabs();
   talk.following?.abort();
-  if (name === "sandboxes") return select(view.sandbox, view.run);
+  if (name === "sandboxes") {
+    showSandboxList();
+    return select(view.sandbox, view.run);
+  }
   output?.close();
   openSession(talk.id);
   await refreshSessions();
