@@ -57,7 +57,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// In a word, as metrics have it.
+    /// Its name on every wire of text, and in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::ids::{EventId, SessionId, TurnId};
 
 /// For whom an event is. A reader asks for those up to a level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Level {
     /// For whoever talks with the agent: messages and the ends of turns.
     User,
@@ -180,6 +181,7 @@ mod tests {
         for level in Level::ALL {
             assert_eq!(Level::named(level.name()), Some(level));
             assert_eq!(Level::numbered(level.number()), Some(level));
+            assert_eq!(json!(level), level.name());
         }
         assert!(Level::ALL.is_sorted());
         assert_eq!(Level::named("loud"), None);

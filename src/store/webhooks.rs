@@ -92,7 +92,7 @@ impl Store {
         self.write(move |connection| put_delivery(connection, &delivery, cursor)).await
     }
 
-    /// The newest deliveries of a session, to one destination or to all.
+    /// The newest deliveries of a session, to one destination or to all; of those that began before one of them.
     ///
     /// # Errors
     /// Those of every read.
@@ -100,18 +100,22 @@ impl Store {
         &self,
         session: &SessionId,
         destination: Option<DestinationId>,
+        before: Option<DeliveryId>,
         limit: usize,
     ) -> Result<Vec<StoredDelivery>, StoreError> {
         let session = session.clone();
         self.read(move |connection| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM deliveries
-                 WHERE session = ?1 AND (?2 IS NULL OR destination = ?2) ORDER BY number DESC LIMIT ?3"
+                 WHERE session = ?1 AND (?2 IS NULL OR destination = ?2)
+                   AND (?3 IS NULL OR number < (SELECT number FROM deliveries WHERE id = ?3))
+                 ORDER BY number DESC LIMIT ?4"
             );
             let mut statement = connection.prepare_cached(&sql)?;
             let destination = destination.as_ref().map(DestinationId::as_str);
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let found = statement.query_map((session.as_str(), destination, limit), delivery)?;
+            let before = before.as_ref().map(DeliveryId::as_str);
+            let found = statement.query_map((session.as_str(), destination, before, limit), delivery)?;
             found.collect()
         })
         .await

@@ -52,6 +52,17 @@ pub enum DeliveryStatus {
     DeadLetter,
 }
 
+/// Which deliveries are looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeliveryFilter {
+    /// To this destination.
+    pub destination: Option<DestinationId>,
+    /// That stand so.
+    pub status: Option<DeliveryStatus>,
+    /// That began before this one.
+    pub before: Option<DeliveryId>,
+}
+
 /// The delivery of a row.
 pub(super) fn delivery_of_stored(stored: StoredDelivery) -> Result<Delivery, WebhookError> {
     let StoredDelivery { id, destination, session, seq, record } = stored;

@@ -21,7 +21,7 @@ const MAX_SECRET: usize = 512;
 pub struct Change {
     url: Option<String>,
     secret: Option<String>,
-    level: Option<String>,
+    level: Option<Level>,
     types: Option<Vec<String>>,
     include_raw: Option<bool>,
     enabled: Option<bool>,
@@ -53,7 +53,7 @@ pub struct DestinationRecord {
     /// Where events are sent.
     pub url: String,
     /// The least important level.
-    pub level: String,
+    pub level: Level,
     /// Which types; `None`: all.
     pub types: Option<Vec<String>>,
     /// With what a message came from.
@@ -75,7 +75,7 @@ impl DestinationRecord {
     pub(super) fn empty(after: u64, now_ms: u64) -> Self {
         Self {
             url: String::new(),
-            level: Level::User.name().to_owned(),
+            level: Level::User,
             types: None,
             include_raw: false,
             enabled: true,
@@ -127,10 +127,6 @@ impl Webhooks {
             self.shared.postman.check(&url)?;
             record.url = url;
         }
-        if let Some(level) = change.level {
-            Level::named(&level).ok_or_else(|| invalid("level", "is user, progress, internal or output"))?;
-            record.level = level;
-        }
         if let Some(types) = change.types {
             if types.len() > MAX_TYPES || types.iter().any(|kind| kind.is_empty() || kind.len() > 64) {
                 return Err(invalid("types", "are at most 64 names of at most 64 bytes"));
@@ -144,6 +140,7 @@ impl Webhooks {
             let sealed = self.shared.sealer.seal(id.as_str(), &secret.into()).map_err(WebhookError::Seal)?;
             record.sealed = Some(STANDARD.encode(sealed));
         }
+        record.level = change.level.unwrap_or(record.level);
         record.include_raw = change.include_raw.unwrap_or(record.include_raw);
         record.enabled = change.enabled.unwrap_or(record.enabled);
         Ok(record)

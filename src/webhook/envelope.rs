@@ -5,36 +5,71 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
-use crate::session::{Event, Session};
+use crate::session::{Actor, Event, Level, Session};
 
 /// What secrets of Standard Webhooks begin with.
 const PREFIX: &str = "whsec_";
 
-/// An event as every wire has it.
+/// An event as HTTP has it, in answers and in deliveries.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EventView {
+    id: String,
+    seq: u64,
+    ts: String,
+    session: String,
+    actor: Actor,
+    r#type: String,
+    level: Level,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turn_id: Option<String>,
+    body: Map<String, Value>,
+    /// Where all of the body is, if this is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_ref: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_truncated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_bytes: Option<u64>,
+    refs: Map<String, Value>,
+}
+
+/// An event.
 #[must_use]
-pub fn event(event: &Event) -> Value {
-    let mut value = json!({
-        "id": event.id.to_string(),
-        "seq": event.seq,
-        "ts": time(event.at),
-        "session": event.session.as_str(),
-        "actor": event.actor,
-        "type": event.kind,
-        "level": event.level.name(),
-        "body": event.body,
-        "refs": if event.refs.is_null() { json!({}) } else { event.refs.clone() },
-    });
-    if let Some(turn) = &event.turn {
-        value["turn_id"] = json!(turn.as_str());
+pub fn event(event: Event) -> EventView {
+    let Event { id, seq, at, session, actor, level, kind, turn, body, refs, content_bytes } = event;
+    EventView {
+        content_ref: content_bytes.map(|_| format!("/v3/sessions/{session}/events/{id}/content")),
+        body_truncated: content_bytes.map(|_| true),
+        body_bytes: content_bytes,
+        id: id.to_string(),
+        seq,
+        ts: time(at),
+        session: session.to_string(),
+        actor,
+        r#type: kind,
+        level,
+        turn_id: turn.map(|turn| turn.to_string()),
+        body: object(body),
+        refs: object(refs),
     }
-    if let Some(bytes) = event.content_bytes {
-        value["content_ref"] = json!(format!("/v3/sessions/{}/events/{}/content", event.session, event.id));
-        value["body_truncated"] = json!(true);
-        value["body_bytes"] = json!(bytes);
+}
+
+impl EventView {
+    /// Somebody said something.
+    #[must_use]
+    pub fn is_message(&self) -> bool {
+        self.r#type.ends_with(".message")
     }
-    value
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
 }
 
 /// A time as RFC 3339 writes it, in UTC.
@@ -46,14 +81,14 @@ pub fn time(at: SystemTime) -> String {
 /// The body of a delivery. `include_raw`: with what a message came from.
 #[must_use]
 pub fn body(session: &Session, event: &Event, include_raw: bool) -> String {
-    let mut told = self::event(event);
-    if let (false, Some(body)) = (include_raw, told["body"].as_object_mut()) {
-        body.remove("raw");
+    let mut told = self::event(event.clone());
+    if !include_raw {
+        told.body.remove("raw");
     }
     json!({
-        "type": event.kind,
-        "sessionId": session.id.as_str(),
-        "eventId": event.id.to_string(),
+        "type": told.r#type,
+        "sessionId": told.session,
+        "eventId": told.id,
         "metadata": session.profile.metadata,
         "event": told,
     })

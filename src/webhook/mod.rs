@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ids::{DeliveryId, DestinationId, EventId, SessionId};
 use crate::seal::{SealError, Sealer, Secret};
-use crate::session::{SessionError, Sessions};
+use crate::session::{Page, SessionError, Sessions};
 use crate::store::{Store, StoreError, StoredDestination};
 use delivery::delivery_of_stored;
 use destination::of_stored;
@@ -34,7 +34,7 @@ mod outbox;
 pub mod plan;
 mod post;
 
-pub use delivery::{Delivery, DeliveryRecord, DeliveryStatus};
+pub use delivery::{Delivery, DeliveryFilter, DeliveryRecord, DeliveryStatus};
 pub use destination::{Change, Destination, DestinationRecord, Prepared};
 
 /// Destinations of one session.
@@ -247,18 +247,36 @@ impl Webhooks {
         Ok(self.shared.postman.send(letter).await)
     }
 
-    /// The deliveries of a session, newest first.
+    /// A page of deliveries of a session, newest first.
     ///
     /// # Errors
     /// [`WebhookError::Store`].
     pub async fn deliveries(
         &self,
         session: &SessionId,
-        destination: Option<DestinationId>,
+        filter: DeliveryFilter,
         limit: usize,
-    ) -> Result<Vec<Delivery>, WebhookError> {
-        let found = self.shared.store.deliveries(session, destination, limit).await.map_err(WebhookError::Store)?;
-        found.into_iter().map(delivery_of_stored).collect()
+    ) -> Result<Page<Delivery>, WebhookError> {
+        let DeliveryFilter { destination, status, mut before } = filter;
+        let (mut items, most) = (Vec::new(), limit.saturating_add(1));
+        loop {
+            let found = self.shared.store.deliveries(session, destination.clone(), before, most).await;
+            let found = found.map_err(WebhookError::Store)?;
+            let is_last = found.len() < most;
+            before = found.last().map(|delivery| delivery.id.clone());
+            for stored in found {
+                let delivery = delivery_of_stored(stored)?;
+                if status.is_none_or(|status| delivery.record.status == status) {
+                    items.push(delivery);
+                }
+            }
+            if is_last || items.len() > limit {
+                break;
+            }
+        }
+        let has_more = items.len() > limit;
+        items.truncate(limit);
+        Ok(Page { items, has_more })
     }
 
     /// A delivery of a session.

@@ -10,7 +10,7 @@ use super::post::Letter;
 use super::{Delivery, DeliveryRecord, DeliveryStatus, Destination, WebhookError, Webhooks, envelope, now_ms};
 use crate::ids::DeliveryId;
 use crate::seal::Secret;
-use crate::session::{Event, EventQuery, Level};
+use crate::session::{Event, EventQuery};
 use crate::store::StoredDelivery;
 use crate::telemetry::chain;
 
@@ -32,8 +32,7 @@ pub async fn serve(webhooks: Webhooks, mut destination: Destination) {
 }
 
 async fn follow(webhooks: &Webhooks, destination: &mut Destination) -> Result<(), WebhookError> {
-    let level = Level::named(&destination.record.level).unwrap_or(Level::User);
-    let query = EventQuery { after: destination.cursor, level, kind: None, turn: None };
+    let query = EventQuery { after: destination.cursor, level: destination.record.level, kind: None, turn: None };
     let events = webhooks.shared.sessions.follow(&destination.session, query).await.map_err(WebhookError::Session)?;
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {

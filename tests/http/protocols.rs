@@ -108,10 +108,8 @@ async fn the_document_describes_the_body_of_every_route_that_takes_one() {
             // What the document names, the route reads: a value of no type that it could be is refused by its name.
             let path = path.replace("{id}", "ses_00000000000000000000").replace("{", "x").replace("}", "");
             for (field, schema) in properties {
-                if schema.get("type").is_none() {
-                    continue;
-                }
-                let wrong = if schema["type"] == "boolean" { json!(7) } else { json!(true) };
+                let Some(kind) = schema.get("type") else { continue };
+                let wrong = if kind.to_string().contains("boolean") { json!(7) } else { json!(true) };
                 let request = http.request(method.to_uppercase().parse::<Method>().unwrap(), &path);
                 let response = request.json(&json!({ field: wrong })).send().await.unwrap();
                 let status = response.status();

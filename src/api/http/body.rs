@@ -45,8 +45,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
                 let text = rejection.body_text();
                 // "Failed to deserialize query string: field: why"
                 let (_, rest) = text.split_once(": ").unwrap_or(("", &text));
-                let (field, why) = rest.split_once(": ").unwrap_or(("", rest));
-                Err(Problem::field(field, why))
+                match rest.split_once(": ") {
+                    Some((field, why)) if !field.contains(' ') => Err(wrong(field, why)),
+                    _ => Err(wrong("", rest)),
+                }
             }
         }
     }
@@ -55,12 +57,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let field = error.path().to_string();
+        let path = error.path().to_string();
         // "." is the whole body, and "?" is in what is no JSON.
-        Problem::field(if [".", "?"].contains(&field.as_str()) { "" } else { &field }, error.inner().to_string())
+        wrong(if [".", "?"].contains(&path.as_str()) { "" } else { &path }, &error.inner().to_string())
     })?;
     json.end().map_err(|error| Problem::field("", error.to_string()))?;
     Ok(value)
+}
+
+/// What is wrong in an object: with which field, and what, in serde's words.
+fn wrong(path: &str, why: &str) -> Problem {
+    // "missing field `a`"; the path is that of the object.
+    if let Some((field, _)) = why.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')) {
+        let field = if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") };
+        return Problem::field(field, "is missing");
+    }
+    // Where in the text a value stands, its path says better.
+    let why = if path.is_empty() { why } else { why.split(" at line ").next().unwrap_or(why) };
+    Problem::field(path, why)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -94,6 +108,18 @@ mod tests {
         timeout: u64,
     }
 
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "it is only read")]
+    struct Needed {
+        inner: Inner,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "it is only read")]
+    struct Inner {
+        text: String,
+    }
+
     async fn read(kind: &str, body: &'static str) -> Result<Wanted, Problem> {
         let request = Request::builder().header(CONTENT_TYPE, kind).body(Body::from(body)).unwrap();
         Json::from_request(request, &()).await.map(|Json(wanted)| wanted)
@@ -103,6 +129,14 @@ mod tests {
     async fn an_error_names_the_field() {
         let problem = read("application/json", r#"{"envs": {"A": 1}}"#).await.unwrap_err();
         assert_eq!(problem.param.as_deref(), Some("envs.A"));
+        assert_eq!(problem.message, "envs.A: invalid type: integer `1`, expected a string");
+        let problem = parse::<Needed>(br#"{"inner": {}}"#).unwrap_err();
+        assert_eq!(
+            (problem.param.as_deref(), problem.message.as_str()),
+            (Some("inner.text"), "inner.text: is missing")
+        );
+        let problem = parse::<Needed>(b"{}").unwrap_err();
+        assert_eq!((problem.param.as_deref(), problem.message.as_str()), (Some("inner"), "inner: is missing"));
         let problem = read("application/json; charset=utf-8", "[1").await.unwrap_err();
         assert_eq!(problem.status, StatusCode::BAD_REQUEST);
         let problem = read("application/json", "{} x").await.unwrap_err();
@@ -122,5 +156,9 @@ mod tests {
         let (mut parts, _) = request.into_parts();
         let problem = Query::<Wanted>::from_request_parts(&mut parts, &()).await.unwrap_err();
         assert_eq!(problem.param.as_deref(), Some("timeout"), "{problem:?}");
+        let request = Request::builder().uri("/?other=1").body(Body::empty()).unwrap();
+        let (mut parts, _) = request.into_parts();
+        let problem = Query::<Inner>::from_request_parts(&mut parts, &()).await.unwrap_err();
+        assert_eq!(problem.param.as_deref(), Some("text"), "{problem:?}");
     }
 }

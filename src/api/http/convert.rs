@@ -12,14 +12,20 @@ use super::problem::Problem;
 use crate::api::status::Fault;
 use crate::api::{convert as messages, proto};
 use crate::hands::files::{FileInfo, FileKind};
+use crate::network::secrets::Place;
 use crate::sandbox::state::Phase;
 use crate::sandbox::{IdleTimeout, Sandbox, Snapshot};
+use runtime::{Runtime, RuntimeView};
 
 mod runs;
+mod runtime;
 
-pub use runs::{Exec, ResultView, RunView, Terminal, exit_code, reason, run};
+pub use runs::{Exec, HandleView, ResultView, RunView, Terminal, exit_code, handle, run};
 
 const MIB: u64 = 1 << 20;
+
+/// The region and the worker of every sandbox, of which the client wants to know.
+const LOCAL: &str = "local";
 
 /// Templates of the hosted service that stand for this node's default image.
 const DEFAULT_TEMPLATES: [&str; 3] = ["", "base", "default"];
@@ -40,6 +46,8 @@ pub struct CreateSandbox {
     memory_mb: u64,
     #[serde(rename = "diskMB")]
     disk_mb: u64,
+    /// What it keeps running, which the hosted service does not know.
+    runtime: Option<Runtime>,
     // What this node has nothing for.
     burst: Value,
     image: Value,
@@ -82,6 +90,7 @@ impl CreateSandbox {
                 ..Default::default()
             }),
             idle_timeout: self.timeout.map(seconds),
+            runtime: self.runtime.map(Runtime::into_message),
             idempotency_key: key,
             ..Default::default()
         })
@@ -118,7 +127,7 @@ pub fn renamed(fault: Fault) -> Problem {
 }
 
 /// Fields of messages that have another name in JSON.
-const NAMES: [(&str, &str); 8] = [
+const NAMES: [(&str, &str); 11] = [
     ("argv", "cmd"),
     ("env", "envs"),
     ("idle_timeout", "timeout"),
@@ -127,6 +136,9 @@ const NAMES: [(&str, &str); 8] = [
     ("limits.cpus", "cpuCount"),
     ("limits.disk_bytes", "diskMB"),
     ("limits.memory_bytes", "memoryMB"),
+    ("runtime.env", "runtime.envs"),
+    ("runtime.health.start_period", "runtime.health.startPeriod"),
+    ("runtime.stop_grace", "runtime.stopGrace"),
 ];
 
 /// When a sandbox goes to sleep, from the client's seconds; 0 is never.
@@ -144,21 +156,21 @@ pub fn memory(megabytes: u64) -> proto::Limits {
 }
 
 /// A sandbox as it stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxView {
     #[serde(rename = "sandboxID")]
     id: String,
     /// In the client's words.
-    status: &'static str,
+    status: String,
     /// In ours.
-    phase: &'static str,
+    phase: String,
     generation: u64,
     #[serde(rename = "templateID")]
     template: String,
-    region: &'static str,
+    region: String,
     #[serde(rename = "workerID")]
-    worker: &'static str,
+    worker: String,
     metadata: BTreeMap<String, String>,
     /// Seconds; 0: never.
     timeout: u64,
@@ -171,23 +183,42 @@ pub struct SandboxView {
     started_at: String,
     engine: String,
     running: usize,
+    /// How what it keeps running stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime: Option<RuntimeView>,
+    /// Where its secrets go. What they are is told to nobody.
+    secrets: Vec<SecretView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+}
+
+/// Where a secret goes: into which header of requests to which names.
+#[derive(Debug, Serialize, Deserialize)]
+struct SecretView {
+    name: String,
+    header: String,
+    /// It goes over connections without TLS too.
+    plain: bool,
+}
+
+impl From<&Place> for SecretView {
+    fn from(Place { rule, header, plain }: &Place) -> Self {
+        Self { name: rule.to_string(), header: header.as_str().to_owned(), plain: *plain }
+    }
 }
 
 /// A sandbox as it stands.
 #[must_use]
 pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> SandboxView {
     let profile = sandbox.profile();
-    let (status, phase) = words(&snapshot.phase);
     SandboxView {
         id: profile.id.to_string(),
-        status,
-        phase,
+        status: status(&snapshot.phase).to_owned(),
+        phase: snapshot.phase.name().to_owned(),
         generation: snapshot.generation,
         template: profile.image.to_string(),
-        region: "local",
-        worker: "local",
+        region: LOCAL.to_owned(),
+        worker: LOCAL.to_owned(),
         metadata: profile.labels.clone(),
         timeout: match snapshot.idle {
             IdleTimeout::After(timeout) => timeout.as_secs(),
@@ -199,27 +230,25 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> SandboxView {
         started_at: time(profile.created_at),
         engine: profile.engine.clone(),
         running: snapshot.hands.as_ref().map_or(0, |hands| hands.running()),
+        runtime: snapshot.runtime.as_ref().map(runtime::view),
+        secrets: snapshot.secrets.iter().map(SecretView::from).collect(),
         error: snapshot.phase.failure().map(|failure| failure.message.to_string()),
     }
 }
 
-/// A phase in the client's words and in ours.
-fn words(phase: &Phase) -> (&'static str, &'static str) {
+/// A phase in the client's words.
+fn status(phase: &Phase) -> &'static str {
     match phase {
-        Phase::Creating => ("creating", "creating"),
-        Phase::Running => ("running", "running"),
-        Phase::Hibernating => ("running", "hibernating"),
-        Phase::Hibernated(_) => ("hibernated", "hibernated"),
-        Phase::Waking(_) => ("hibernated", "waking"),
-        Phase::Crashed(_) => ("error", "crashed"),
-        Phase::Failed(_) => ("error", "failed"),
-        Phase::Destroying => ("stopped", "destroying"),
-        Phase::Destroyed => ("stopped", "destroyed"),
+        Phase::Creating => "creating",
+        Phase::Running | Phase::Hibernating => "running",
+        Phase::Hibernated(_) | Phase::Waking(_) => "hibernated",
+        Phase::Crashed(_) | Phase::Failed(_) => "error",
+        Phase::Destroying | Phase::Destroyed => "stopped",
     }
 }
 
 /// An entry of a directory.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EntryView {
     name: String,
@@ -279,6 +308,24 @@ mod tests {
         assert_eq!(message.labels["team"], "x");
         assert_eq!(create(json!({ "templateID": "base" })).unwrap().image, "");
         assert_eq!(create(json!({ "templateID": "base" })).unwrap().idle_timeout, None);
+    }
+
+    #[test]
+    fn what_is_to_be_kept_running_is_what_grpc_would_bring() {
+        let message = create(json!({ "runtime": {
+            "command": "exec ./serve",
+            "restart": "always",
+            "health": { "command": "curl localhost", "interval": 0.5 },
+            "stopGrace": 3,
+        } }));
+        let runtime = message.unwrap().runtime.unwrap();
+        assert_eq!((runtime.command.as_str(), runtime.restart()), ("exec ./serve", proto::runtime::Restart::Always));
+        assert_eq!(runtime.stop_grace, Some(prost_types::Duration { seconds: 3, nanos: 0 }));
+        let health = runtime.health.unwrap();
+        assert_eq!(health.interval, Some(prost_types::Duration { seconds: 0, nanos: 500_000_000 }));
+        assert_eq!(health.check, Some(proto::health::Check::Command("curl localhost".to_owned())));
+        let problem = renamed(Fault::argument("runtime.stop_grace", "is too long"));
+        assert_eq!(problem.message, "runtime.stopGrace: is too long");
     }
 
     #[test]

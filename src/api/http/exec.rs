@@ -6,12 +6,11 @@ use axum::extract::{Path, State, WebSocketUpgrade};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::Shared;
 use super::body::{Json, Query};
-use super::convert::{self, Exec, ResultView, RunView};
+use super::convert::{self, Exec, HandleView, ResultView, RunView};
 use super::problem::Problem;
 use super::routes::Routes;
 use super::sandboxes::find;
@@ -110,11 +109,9 @@ async fn run_async(
     State(surface): State<Shared>,
     Path(id): Path<String>,
     Json(body): Json<Exec>,
-) -> Result<(StatusCode, axum::Json<Value>), Problem> {
+) -> Result<(StatusCode, axum::Json<HandleView>), Problem> {
     let run = start_run(&surface, body.into_awaited(id)).await?;
-    let started_at = run.started().map(|started| convert::time(started.at));
-    let handle = json!({ "execId": run.id().as_str(), "running": true, "startedAt": started_at });
-    Ok((StatusCode::ACCEPTED, axum::Json(handle)))
+    Ok((StatusCode::ACCEPTED, axum::Json(convert::handle(&run))))
 }
 
 async fn result(
@@ -162,12 +159,12 @@ async fn attach(
 /// What a run has written, as far as a result holds it, and how it has ended. Waits for the end.
 async fn collect(run: Run) -> Result<ResultView, Problem> {
     let mut events = Events::from(run, 0).map_err(Fault::from)?;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let (mut stdout, mut stderr, mut is_truncated) = (Vec::new(), Vec::new(), false);
     let mut view = ResultView::default();
     while let Some(event) = events.next().await.map_err(Fault::from)? {
         match event {
             Event::Started(_) => {}
-            Event::Gap { .. } => view.truncated = true,
+            Event::Gap { .. } => is_truncated = true,
             Event::Output { stream, data, .. } => {
                 let kept = match stream {
                     Stream::Stdout => &mut stdout,
@@ -175,18 +172,19 @@ async fn collect(run: Run) -> Result<ResultView, Problem> {
                 };
                 let room = RESULT_BYTES.saturating_sub(kept.len()).min(data.len());
                 kept.extend_from_slice(&data[..room]);
-                view.truncated |= room < data.len();
+                is_truncated |= room < data.len();
             }
             Event::Exited(exited) => {
                 view.exit_code = Some(convert::exit_code(&exited));
-                view.reason = Some(convert::reason(exited.reason));
-                view.error = exited.status.is_none().then_some("the sandbox was lost while the command ran");
+                view.reason = Some(exited.reason.name().to_owned());
+                view.error = exited.status.is_none().then(|| "the sandbox was lost while the command ran".to_owned());
                 view.command_ms = u64::try_from(exited.elapsed.as_millis()).ok();
             }
         }
     }
     view.stdout = text(stdout);
     view.stderr = text(stderr);
+    view.truncated = is_truncated.then_some(true);
     Ok(view)
 }
 

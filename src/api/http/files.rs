@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, TryStreamExt, future};
 use serde::Deserialize;
 
@@ -56,7 +56,7 @@ async fn read(
     State(surface): State<Shared>,
     Path(id): Path<String>,
     Query(query): Query<PathQuery>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<Response, Problem> {
     let (path, hands, lease) = reach(&surface, &id, query).await?;
     let range = ReadRange::Bytes { offset: 0, limit: None };
     let reading = hands.files().read(&path, range).await.map_err(Fault::from)?;
@@ -71,7 +71,8 @@ async fn read(
             Err(error) => Some(Err(error)),
         })
     });
-    Ok(([(CONTENT_TYPE, "application/octet-stream".to_owned()), (X_FILE_SIZE, size)], Body::from_stream(data)))
+    let headers = [(CONTENT_TYPE, "application/octet-stream".to_owned()), (X_FILE_SIZE, size)];
+    Ok((headers, Body::from_stream(data)).into_response())
 }
 
 async fn write(

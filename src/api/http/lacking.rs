@@ -8,9 +8,9 @@ use super::routes::Routes;
 /// Where.
 const PATHS: &[&str] = &[
     "/api/agents/{*rest}",
-    "/api/browsers/{*rest}",
     "/api/sandboxes/checkpoints/{*rest}",
     "/api/sandboxes/from-checkpoint/{id}",
+    "/api/sandboxes/{id}/agent",
     "/api/sandboxes/{id}/agent/{*rest}",
     "/api/sandboxes/{id}/allowed-hosts",
     "/api/sandboxes/{id}/autoscale",
@@ -18,6 +18,7 @@ const PATHS: &[&str] = &[
     "/api/sandboxes/{id}/checkpoints/{*rest}",
     "/api/sandboxes/{id}/files/download-url",
     "/api/sandboxes/{id}/files/upload-url",
+    "/api/sandboxes/{id}/limits",
     "/api/sandboxes/{id}/logs",
     "/api/sandboxes/{id}/migrate",
     "/api/sandboxes/{id}/mounts",
@@ -26,6 +27,7 @@ const PATHS: &[&str] = &[
     "/api/sandboxes/{id}/preview/{*rest}",
     "/api/sandboxes/{id}/reboot",
     "/api/sandboxes/{id}/scaling-lock",
+    "/api/sandboxes/{id}/tags",
     "/api/sandboxes/{id}/usage",
     "/api/secret-stores",
     "/api/secret-stores/{*rest}",
@@ -33,9 +35,19 @@ const PATHS: &[&str] = &[
     "/api/snapshots/{*rest}",
     "/api/tags",
     "/api/templates",
+    "/api/templates/{name}",
     "/api/usage",
+    "/api/v1/{*rest}",
     "/api/webhooks",
     "/api/webhooks/{*rest}",
+    "/v3/agents/import",
+    "/v3/agents/{agent}/{*rest}",
+    "/v3/github/{*rest}",
+    "/v3/repos",
+    "/v3/repos/{*rest}",
+    "/v3/sessions/{id}/watches",
+    "/v3/sessions/{id}/watches/{watch}",
+    "/v3/slack/{*rest}",
 ];
 
 /// Their routes.
@@ -45,6 +57,5 @@ pub fn routes() -> Routes {
 
 /// Answers for all of them.
 async fn answer(uri: Uri) -> Problem {
-    let what = uri.path().rsplit('/').next().unwrap_or_default();
-    Problem::lacking(what)
+    Problem::lacking(uri.path())
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
@@ -44,7 +44,7 @@ pub fn routes() -> Routes {
     Routes::default().get("/", "The page", page)
 }
 
-async fn page() -> impl IntoResponse {
+async fn page() -> Response {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, &PAGE.policy),
@@ -52,5 +52,5 @@ async fn page() -> impl IntoResponse {
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, PAGE.html.as_str())
+    (headers, PAGE.html.as_str()).into_response()
 }

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use super::problem::Verbatim;
@@ -32,18 +32,39 @@ pub fn routes() -> Routes {
         .get("/metrics", "What the daemon counts and measures, for Prometheus", scrape)
 }
 
-async fn alive() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+/// It answers.
+#[derive(Debug, Serialize, Deserialize)]
+struct AliveView {
+    status: String,
 }
 
-async fn ready(State(surface): State<Shared>) -> impl IntoResponse {
+/// What was looked at, and whether work is taken.
+#[derive(Debug, Serialize, Deserialize)]
+struct ReadyView {
+    status: String,
+    checks: Vec<CheckView>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct CheckView {
+    name: String,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+async fn alive() -> Json<AliveView> {
+    Json(AliveView { status: "ok".to_owned() })
+}
+
+async fn ready(State(surface): State<Shared>) -> (StatusCode, Verbatim<Json<ReadyView>>) {
     let report = surface.health.borrow().clone();
     let (code, status) = match report.is_ready() {
         true => (StatusCode::OK, "ok"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
-    let checks: Vec<Value> = report.checks.iter().map(shown).collect();
-    (code, Extension(Verbatim), Json(json!({ "status": status, "checks": checks })))
+    let checks = report.checks.iter().map(shown).collect();
+    (code, Verbatim(Json(ReadyView { status: status.to_owned(), checks })))
 }
 
 async fn scrape(State(surface): State<Shared>) -> Response {
@@ -75,9 +96,7 @@ fn census(sandboxes: &Sandboxes) -> Census {
     Census { phases: phases.into_iter().collect(), running, spool_bytes, traffic }
 }
 
-fn shown(check: &Check) -> Value {
-    match &check.fault {
-        None => json!({ "name": check.name, "ok": true }),
-        Some(fault) => json!({ "name": check.name, "ok": false, "detail": fault.to_string() }),
-    }
+fn shown(check: &Check) -> CheckView {
+    let detail = check.fault.as_ref().map(ToString::to_string);
+    CheckView { name: check.name.to_owned(), ok: detail.is_none(), detail }
 }

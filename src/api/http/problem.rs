@@ -6,8 +6,11 @@
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, body};
-use serde_json::{Map, Value, json};
+use axum::{Extension, Json, body};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::schema;
 
 /// Bytes of an error that was not made here, such as one of the router; its text is a line.
 const FOREIGN: usize = 4 << 10;
@@ -26,6 +29,44 @@ pub struct Problem {
     pub message: String,
     /// The field that it is about.
     pub param: Option<String>,
+}
+
+/// An error below `/v3`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Enveloped {
+    error: Error,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Error {
+    r#type: String,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    param: Option<String>,
+    request_id: String,
+}
+
+/// An error elsewhere.
+#[derive(Debug, Serialize, Deserialize)]
+struct Flat {
+    error: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    param: Option<String>,
+    request_id: String,
+}
+
+fn is_enveloped(path: &str) -> bool {
+    path == "/v3" || path.starts_with("/v3/")
+}
+
+/// The schema of errors in the form of the API that the path belongs to.
+#[must_use]
+pub fn schema(path: &str) -> Value {
+    if is_enveloped(path) { schema::of_reply::<Enveloped>() } else { schema::of_reply::<Flat>() }
 }
 
 impl Problem {
@@ -85,17 +126,13 @@ impl Problem {
     /// The body, in the form of the API that the path belongs to.
     #[must_use]
     pub fn body(&self, path: &str, request: &str) -> Value {
-        let mut fields = Map::new();
-        fields.extend(self.code.as_ref().map(|code| ("code".to_owned(), json!(code))));
-        fields.extend(self.param.as_ref().map(|param| ("param".to_owned(), json!(param))));
-        fields.insert("request_id".to_owned(), json!(request));
-        if path == "/v3" || path.starts_with("/v3/") {
-            fields.insert("type".to_owned(), json!(self.kind()));
-            fields.insert("message".to_owned(), json!(self.message));
-            return json!({ "error": fields });
+        let (code, param, request_id) = (self.code.clone(), self.param.clone(), request.to_owned());
+        let message = self.message.clone();
+        if is_enveloped(path) {
+            let error = Error { r#type: self.kind().to_owned(), message, code, param, request_id };
+            return json!(Enveloped { error });
         }
-        fields.insert("error".to_owned(), json!(self.message));
-        Value::Object(fields)
+        json!(Flat { error: message, code, param, request_id })
     }
 }
 
@@ -108,15 +145,24 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Marks an answer that tells of no problem with the request, though its code may look like it: it stays as it is.
+/// An answer that tells of no problem with the request, though its code may look like it: it stays as it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Verbatim;
+pub struct Verbatim<R>(pub R);
+
+#[derive(Debug, Clone, Copy)]
+struct IsVerbatim;
+
+impl<R: IntoResponse> IntoResponse for Verbatim<R> {
+    fn into_response(self) -> Response {
+        (Extension(IsVerbatim), self.0).into_response()
+    }
+}
 
 /// Writes the body of an answer that is an error; others stay as they are.
 pub async fn render(response: Response, path: &str, request: &str) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || response.extensions().get::<Verbatim>().is_some() {
+    if !is_error || response.extensions().get::<IsVerbatim>().is_some() {
         return response;
     }
     let (mut parts, text) = response.into_parts();

@@ -2,14 +2,13 @@
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::response::IntoResponse;
+use serde::{Deserialize, Serialize};
 
 use super::body::{Json, Query};
 use super::convert::{self, CreateSandbox, SandboxView};
 use super::problem::Problem;
-use super::routes::Routes;
+use super::routes::{Listing, Routes};
 use super::{Shared, watch};
 use crate::api::convert as messages;
 use crate::api::proto;
@@ -55,6 +54,30 @@ struct Scale {
     memory_mb: u64,
 }
 
+/// A sandbox that was put to sleep.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HibernatedView {
+    #[serde(rename = "sandboxID")]
+    id: String,
+    hibernation_key: String,
+    status: String,
+}
+
+/// A sandbox whose memory was changed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ScaledView {
+    #[serde(rename = "sandboxID")]
+    id: String,
+    #[serde(rename = "memoryMB")]
+    memory_mb: u64,
+    cpu_percent: f64,
+}
+
+/// A list of sandboxes. The client wants a bare array, so where it goes on stands in a header.
+type Sandboxes = (HeaderMap, axum::Json<Vec<SandboxView>>);
+
 /// The key that makes a request that comes again the same request.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str().map(str::to_owned)).transpose();
@@ -81,23 +104,22 @@ async fn create(
     Ok((StatusCode::CREATED, axum::Json(view(&sandbox))))
 }
 
-async fn list(State(surface): State<Shared>, Query(query): Query<ListQuery>) -> Result<Response, Problem> {
+async fn list(State(surface): State<Shared>, Query(query): Query<ListQuery>) -> Result<Listing<Sandboxes>, Problem> {
     match query.stream.as_str() {
         "" => {}
-        "sse" => return Ok(watch::sandboxes(&surface).into_response()),
+        "sse" => return Ok(Listing::Stream(watch::sandboxes(&surface).into_response())),
         _ => return Err(Problem::field("stream", "is \"sse\" or left out")),
     }
     let request =
         proto::ListSandboxesRequest { page_size: query.limit, page_token: query.cursor, ..Default::default() };
     let (after, limit) = messages::sandbox_page(&request)?;
     let (page, has_more) = surface.sandboxes.list(after.as_ref(), limit, &request.labels);
-    let mut response = axum::Json(page.iter().map(view).collect::<Vec<_>>()).into_response();
-    // The client wants a bare array, so where it goes on stands beside it.
+    let mut headers = HeaderMap::new();
     if let Some(last) = page.last().filter(|_| has_more) {
         let cursor = last.profile().id.as_str().parse().expect("an id is letters and digits");
-        response.headers_mut().insert("x-next-cursor", cursor);
+        headers.insert("x-next-cursor", cursor);
     }
-    Ok(response)
+    Ok(Listing::Whole((headers, axum::Json(page.iter().map(view).collect()))))
 }
 
 async fn get(State(surface): State<Shared>, Path(id): Path<String>) -> Result<axum::Json<SandboxView>, Problem> {
@@ -114,10 +136,13 @@ async fn destroy(State(surface): State<Shared>, Path(id): Path<String>) -> Resul
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn hibernate(State(surface): State<Shared>, Path(id): Path<String>) -> Result<axum::Json<Value>, Problem> {
+async fn hibernate(
+    State(surface): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<HibernatedView>, Problem> {
     let sandbox = find(&surface, &id)?;
     sandbox.hibernate(Tier::Frozen).await.map_err(Fault::from)?;
-    Ok(axum::Json(json!({ "sandboxID": id, "hibernationKey": id, "status": "hibernated" })))
+    Ok(axum::Json(HibernatedView { hibernation_key: id.clone(), id, status: "hibernated".to_owned() }))
 }
 
 async fn wake(
@@ -153,10 +178,10 @@ async fn scale(
     State(surface): State<Shared>,
     Path(id): Path<String>,
     Json(Scale { memory_mb }): Json<Scale>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<ScaledView>, Problem> {
     let sandbox = find(&surface, &id)?;
     let limits = messages::limits(&convert::memory(memory_mb)).map_err(convert::renamed)?;
     sandbox.set_limits(limits).await.map_err(Fault::from)?;
     let cpus = sandbox.snapshot().limits.cpus.unwrap_or(surface.cpus);
-    Ok(axum::Json(json!({ "sandboxID": id, "memoryMB": memory_mb, "cpuPercent": cpus * 100.0 })))
+    Ok(axum::Json(ScaledView { id, memory_mb, cpu_percent: cpus * 100.0 }))
 }

@@ -1,6 +1,7 @@
-//! What a type reads from JSON, found out by having it read: so that no document can tell something else.
+//! What a type is in JSON, found out by having it read: so that no document can tell something else.
 //!
 //! A type asks its deserializer for what it wants. This one notes what that is, and gives the plainest value of the kind.
+//! What is answered is of types that can be read as well, for this and for the tests.
 
 use std::fmt;
 
@@ -16,6 +17,28 @@ pub fn of<T: for<'de> Deserialize<'de>>() -> Value {
     // A type that wants another value than the plainest one has said before what kind it is.
     let _ = T::deserialize(Probe(&mut schema));
     schema
+}
+
+/// The JSON Schema of what a type is written as: what is not left out where there is none is always there.
+#[must_use]
+pub fn of_reply<T: for<'de> Deserialize<'de>>() -> Value {
+    let mut schema = of::<T>();
+    require(&mut schema);
+    schema
+}
+
+/// Has objects name the fields that they always have.
+fn require(schema: &mut Value) {
+    for part in ["items", "additionalProperties"] {
+        if let Some(part) = schema.get_mut(part) {
+            require(part);
+        }
+    }
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    properties.values_mut().for_each(require);
+    let always = properties.iter().filter(|(_, property)| property["type"].is_string()).map(|(name, _)| name.clone());
+    let always: Vec<String> = always.collect();
+    schema["required"] = always.into();
 }
 
 /// The plainest value was not wanted.
@@ -71,7 +94,25 @@ impl<'de> Deserializer<'de> for Probe<'_> {
 
     /// It may be left out, or null, which is the same.
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unwanted> {
-        visitor.visit_some(self)
+        let value = visitor.visit_some(Probe(self.0));
+        if let Some(kind) = self.0.get("type").and_then(Value::as_str) {
+            self.0["type"] = json!([kind, "null"]);
+        }
+        if let Some(words) = self.0.get_mut("enum").and_then(Value::as_array_mut) {
+            words.push(Value::Null);
+        }
+        value
+    }
+
+    /// One of some words; those with more to them are no kind of this node's.
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        words: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Unwanted> {
+        *self.0 = json!({ "type": "string", "enum": words });
+        visitor.visit_enum(StrDeserializer::new(words.first().copied().unwrap_or_default()))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Unwanted> {
@@ -99,7 +140,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i128 u8 u128 f32 char bytes byte_buf unit unit_struct tuple tuple_struct enum identifier ignored_any
+        i8 i16 i128 u8 u128 f32 char bytes byte_buf unit unit_struct tuple tuple_struct identifier ignored_any
     }
 }
 
@@ -171,7 +212,17 @@ mod tests {
         names: BTreeMap<String, bool>,
         anything: Value,
         #[serde(rename = "sandboxID")]
-        id: Option<Option<String>>,
+        id: Option<String>,
+        word: Word,
+        other_word: Option<Word>,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Word {
+        #[default]
+        First,
+        TheSecond,
     }
 
     #[derive(Debug, Deserialize)]
@@ -190,13 +241,22 @@ mod tests {
             of::<Wanted>(),
             json!({ "type": "object", "properties": {
                 "someText": { "type": "string" },
-                "count": { "type": "integer" },
+                "count": { "type": ["integer", "null"] },
                 "share": { "type": "number" },
                 "list": { "type": "array", "items": inner },
                 "names": { "type": "object", "additionalProperties": { "type": "boolean" } },
                 "anything": {},
-                "sandboxID": { "type": "string" },
+                "sandboxID": { "type": ["string", "null"] },
+                "word": { "type": "string", "enum": ["first", "the_second"] },
+                "otherWord": { "type": ["string", "null"], "enum": ["first", "the_second", null] },
             } })
         );
+    }
+
+    #[test]
+    fn what_a_reply_always_holds_is_required() {
+        let schema = of_reply::<Wanted>();
+        assert_eq!(schema["required"], json!(["list", "names", "share", "someText", "word"]));
+        assert_eq!(schema["properties"]["list"]["items"]["required"], json!(["deep", "text"]));
     }
 }

@@ -1,7 +1,10 @@
 //! Where a session stands. Pure.
 
+use serde::{Deserialize, Serialize};
+
 /// Where a session stands, for its callers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Status {
     /// A message waits for the brain to come up.
     Queued,
@@ -39,5 +42,18 @@ impl Status {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_has_one_name_everywhere() {
+        for status in Status::ALL {
+            assert_eq!(serde_json::json!(status), status.name());
+            assert_eq!(Status::named(status.name()), Some(status));
+        }
     }
 }

@@ -133,7 +133,7 @@ impl Bench {
             "command": command,
             "exit_code": code,
             "signal": signal,
-            "reason": reason(exited.reason),
+            "reason": exited.reason.name(),
             "summary": summary,
             "bytes": exited.output_bytes,
             "duration_ms": u64::try_from(exited.elapsed.as_millis()).unwrap_or(u64::MAX),
@@ -217,16 +217,5 @@ fn ending(exited: &Exited) -> String {
         (Reason::Exited | Reason::Signaled, Some(ExitStatus::Signal(signal))) => format!("killed by signal {signal}"),
         (Reason::Signaled, Some(ExitStatus::Code(code))) => format!("exit {code}"),
         (Reason::SandboxLost | Reason::Exited | Reason::Signaled, _) => LOST.to_owned(),
-    }
-}
-
-fn reason(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Exited => "exited",
-        Reason::Signaled => "signaled",
-        Reason::TimedOut => "timed_out",
-        Reason::Canceled => "canceled",
-        Reason::OomKilled => "oom_killed",
-        Reason::SandboxLost => "sandbox_lost",
     }
 }

@@ -101,7 +101,7 @@ impl Terminal {
 }
 
 /// A run as it stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunView {
     #[serde(rename = "sessionID")]
@@ -114,7 +114,7 @@ pub struct RunView {
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
+    reason: Option<String>,
     started_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<String>,
@@ -143,7 +143,7 @@ pub fn run(sandbox: &SandboxId, run: &Run, attached_clients: usize) -> Option<Ru
         args,
         running: exited.is_none(),
         exit_code: exited.as_ref().map(exit_code),
-        reason: exited.as_ref().map(|exited| reason(exited.reason)),
+        reason: exited.as_ref().map(|exited| exited.reason.name().to_owned()),
         started_at: time(at),
         deadline: deadline.map(time),
         elapsed_ms: exited.map(|exited| u64::try_from(exited.elapsed.as_millis()).unwrap_or(u64::MAX)),
@@ -164,21 +164,24 @@ pub fn exit_code(exited: &Exited) -> i32 {
     }
 }
 
-/// Why it ended.
+/// A command whose result is asked for later.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandleView {
+    exec_id: String,
+    running: bool,
+    started_at: Option<String>,
+}
+
+/// What to ask for the result of a run by.
 #[must_use]
-pub fn reason(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Exited => "exited",
-        Reason::Signaled => "signaled",
-        Reason::TimedOut => "timed_out",
-        Reason::Canceled => "canceled",
-        Reason::OomKilled => "oom_killed",
-        Reason::SandboxLost => "sandbox_lost",
-    }
+pub fn handle(run: &Run) -> HandleView {
+    let started_at = run.started().map(|started| time(started.at));
+    HandleView { exec_id: run.id().to_string(), running: true, started_at }
 }
 
 /// What a command has come to so far.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResultView {
     /// It has not ended.
@@ -188,17 +191,17 @@ pub struct ResultView {
     pub exit_code: Option<i32>,
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
+    pub reason: Option<String>,
     /// What it wrote there.
     pub stdout: String,
     /// What it wrote there.
     pub stderr: String,
     /// There was more.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<bool>,
     /// What went wrong with it that is not its own doing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<&'static str>,
+    pub error: Option<String>,
     /// From its start to its end, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command_ms: Option<u64>,

@@ -3,13 +3,12 @@
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::super::Shared;
 use super::super::body::{Json, Query};
 use super::super::problem::Problem;
 use super::super::routes::Routes;
-use super::convert::{self, CreateAgent, UpdateAgent};
+use super::convert::{self, AgentView, CreateAgent, Page, UpdateAgent};
 use crate::api::status::Fault;
 
 /// Their routes.
@@ -31,21 +30,24 @@ struct ListQuery {
 async fn create(
     State(surface): State<Shared>,
     Json(body): Json<CreateAgent>,
-) -> Result<(StatusCode, axum::Json<Value>), Problem> {
+) -> Result<(StatusCode, axum::Json<AgentView>), Problem> {
     let (spec, key) = body.into_spec()?;
     let made = surface.sessions.create_agent(spec, key).await.map_err(Fault::from)?;
     let status = if made.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, axum::Json(convert::agent(&made.agent))))
 }
 
-async fn list(State(surface): State<Shared>, Query(query): Query<ListQuery>) -> Result<axum::Json<Value>, Problem> {
+async fn list(
+    State(surface): State<Shared>,
+    Query(query): Query<ListQuery>,
+) -> Result<axum::Json<Page<AgentView>>, Problem> {
     let before = convert::cursor("cursor", query.cursor.as_deref())?;
     let page = surface.sessions.agents(before, convert::limit(query.limit)?).await.map_err(Fault::from)?;
-    let next = page.items.last().filter(|_| page.has_more).map(|agent| agent.id.to_string());
-    Ok(axum::Json(convert::page(page.items.iter().map(convert::agent).collect(), next)))
+    let next_cursor = page.items.last().filter(|_| page.has_more).map(|agent| agent.id.to_string());
+    Ok(axum::Json(Page { data: page.items.iter().map(convert::agent).collect(), next_cursor }))
 }
 
-async fn get(State(surface): State<Shared>, Path(name): Path<String>) -> Result<axum::Json<Value>, Problem> {
+async fn get(State(surface): State<Shared>, Path(name): Path<String>) -> Result<axum::Json<AgentView>, Problem> {
     let agent = surface.sessions.agent(&convert::agent_name(name)).await.map_err(Fault::from)?;
     Ok(axum::Json(convert::agent(&agent)))
 }
@@ -54,7 +56,7 @@ async fn update(
     State(surface): State<Shared>,
     Path(name): Path<String>,
     Json(body): Json<UpdateAgent>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<AgentView>, Problem> {
     let agent = surface.sessions.update_agent(&convert::agent_name(name), body.into_change()?).await;
     let agent = agent.map_err(Fault::from)?;
     Ok(axum::Json(convert::agent(&agent)))

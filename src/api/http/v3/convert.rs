@@ -1,7 +1,6 @@
 //! Between the JSON of `/v3` and the domain. Pure.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::api::http::problem::Problem;
 use crate::ids::TurnId;
@@ -12,11 +11,11 @@ mod credentials;
 mod sessions;
 mod webhooks;
 
-pub use crate::webhook::envelope::event;
-pub use agents::{CreateAgent, UpdateAgent, agent, agent_name};
-pub use credentials::{CreateCredential, credential};
-pub use sessions::{CreateSession, SendMessage, session, status, turn};
-pub use webhooks::{delivery, destination};
+pub use crate::webhook::envelope::{EventView, event};
+pub use agents::{AgentView, CreateAgent, UpdateAgent, agent, agent_name};
+pub use credentials::{CreateCredential, CredentialView, credential};
+pub use sessions::{CreateSession, SendMessage, SessionView, TurnView, session, turn};
+pub use webhooks::{DeliveryView, DestinationView, delivery, destination};
 
 /// Items of a page, if not said otherwise, and at most.
 const PAGE: usize = 50;
@@ -45,9 +44,12 @@ pub fn cursor<T: std::str::FromStr>(field: &str, cursor: Option<&str>) -> Result
 }
 
 /// A page of a list.
-#[must_use]
-pub fn page(data: Vec<Value>, next_cursor: Option<String>) -> Value {
-    json!({ "data": data, "next_cursor": next_cursor })
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// What is on it.
+    pub data: Vec<T>,
+    /// Where the next one begins, if there is one.
+    pub next_cursor: Option<String>,
 }
 
 fn lacking(field: &str, is_wanted: bool) -> Result<(), Problem> {
@@ -60,7 +62,7 @@ fn lacking(field: &str, is_wanted: bool) -> Result<(), Problem> {
 pub struct EventsQuery {
     after: Option<u64>,
     cursor: Option<u64>,
-    level: Option<String>,
+    level: Option<Level>,
     #[serde(rename = "type")]
     kind: Option<String>,
     turn_id: Option<String>,
@@ -76,24 +78,11 @@ impl EventsQuery {
     /// # Errors
     /// The first bad field.
     pub fn to_query(&self, last: Option<u64>) -> Result<EventQuery, Problem> {
-        let level = match self.level.as_deref() {
-            None => Level::Internal,
-            Some(name) => level(name)?,
-        };
         Ok(EventQuery {
             after: last.or(self.after).or(self.cursor).unwrap_or(0),
-            level,
+            level: self.level.unwrap_or(Level::Internal),
             kind: self.kind.clone(),
             turn: cursor::<TurnId>("turn_id", self.turn_id.as_deref())?,
         })
     }
-}
-
-/// A level by its name.
-///
-/// # Errors
-/// There is none of this name.
-pub fn level(name: &str) -> Result<Level, Problem> {
-    Level::named(name)
-        .ok_or_else(|| Problem::field("level", format!("is one of {}", Level::ALL.map(Level::name).join(", "))))
 }

@@ -3,13 +3,12 @@
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::super::Shared;
 use super::super::body::Json;
 use super::super::problem::Problem;
 use super::super::routes::Routes;
-use super::convert::{self, CreateCredential};
+use super::convert::{self, CreateCredential, CredentialView, Page};
 use crate::api::status::Fault;
 use crate::ids::CredentialId;
 use crate::seal::Secret;
@@ -43,14 +42,14 @@ async fn known(surface: &Shared, text: &str) -> Result<CredentialId, Problem> {
 async fn create(
     State(surface): State<Shared>,
     Json(body): Json<CreateCredential>,
-) -> Result<(StatusCode, axum::Json<Value>), Problem> {
+) -> Result<(StatusCode, axum::Json<CredentialView>), Problem> {
     let made = surface.sessions.credentials().create(body.into()).await.map_err(Fault::from)?;
     Ok((StatusCode::CREATED, axum::Json(convert::credential(&made))))
 }
 
-async fn list(State(surface): State<Shared>) -> Result<axum::Json<Value>, Problem> {
+async fn list(State(surface): State<Shared>) -> Result<axum::Json<Page<CredentialView>>, Problem> {
     let found = surface.sessions.credentials().list().await.map_err(Fault::from)?;
-    Ok(axum::Json(convert::page(found.iter().map(convert::credential).collect(), None)))
+    Ok(axum::Json(Page { data: found.iter().map(convert::credential).collect(), next_cursor: None }))
 }
 
 async fn set_default(State(surface): State<Shared>, Json(wanted): Json<Wanted>) -> Result<StatusCode, Problem> {
@@ -67,7 +66,7 @@ async fn replace(
     State(surface): State<Shared>,
     Path(credential): Path<String>,
     Json(Replacement { key }): Json<Replacement>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<CredentialView>, Problem> {
     let id = known(&surface, &credential).await?;
     let replaced = surface.sessions.credentials().replace(&id, &key).await.map_err(Fault::from)?;
     Ok(axum::Json(convert::credential(&replaced)))

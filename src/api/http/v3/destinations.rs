@@ -2,17 +2,16 @@
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use super::super::Shared;
 use super::super::body::{Json, Query};
 use super::super::problem::Problem;
 use super::super::routes::Routes;
-use super::convert;
+use super::convert::{self, DeliveryView, DestinationView, Page};
 use crate::api::convert::sessions::session_id;
 use crate::ids::{DeliveryId, DestinationId, IdError};
-use crate::webhook::Change;
+use crate::webhook::{Change, DeliveryFilter, DeliveryStatus};
 
 /// Their routes.
 pub fn routes() -> Routes {
@@ -32,8 +31,19 @@ pub fn routes() -> Routes {
 #[serde(default)]
 struct DeliveriesQuery {
     destination: Option<String>,
-    status: Option<String>,
+    status: Option<DeliveryStatus>,
+    /// A delivery, behind which the page begins.
+    after: Option<String>,
+    cursor: Option<String>,
     limit: Option<usize>,
+}
+
+/// How a test went.
+#[derive(Debug, Serialize, Deserialize)]
+struct PingView {
+    delivered: bool,
+    response_code: Option<u16>,
+    error: Option<String>,
 }
 
 fn known<T: std::str::FromStr<Err = IdError>>(text: &str) -> Result<T, Problem> {
@@ -44,31 +54,34 @@ async fn create(
     State(surface): State<Shared>,
     Path(id): Path<String>,
     Json(wish): Json<Change>,
-) -> Result<(StatusCode, axum::Json<Value>), Problem> {
+) -> Result<(StatusCode, axum::Json<DestinationView>), Problem> {
     let destination = surface.webhooks.create(&session_id(&id)?, wish).await?;
-    Ok((StatusCode::CREATED, axum::Json(convert::destination(&destination))))
+    Ok((StatusCode::CREATED, axum::Json(convert::destination(destination))))
 }
 
-async fn list(State(surface): State<Shared>, Path(id): Path<String>) -> Result<axum::Json<Value>, Problem> {
+async fn list(
+    State(surface): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Page<DestinationView>>, Problem> {
     let destinations = surface.webhooks.list(&session_id(&id)?).await?;
-    Ok(axum::Json(convert::page(destinations.iter().map(convert::destination).collect(), None)))
+    Ok(axum::Json(Page { data: destinations.into_iter().map(convert::destination).collect(), next_cursor: None }))
 }
 
 async fn get(
     State(surface): State<Shared>,
     Path((id, destination)): Path<(String, String)>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<DestinationView>, Problem> {
     let found = surface.webhooks.get(&session_id(&id)?, &known(&destination)?).await?;
-    Ok(axum::Json(convert::destination(&found)))
+    Ok(axum::Json(convert::destination(found)))
 }
 
 async fn update(
     State(surface): State<Shared>,
     Path((id, destination)): Path<(String, String)>,
     Json(change): Json<Change>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<DestinationView>, Problem> {
     let changed = surface.webhooks.update(&session_id(&id)?, &known(&destination)?, change).await?;
-    Ok(axum::Json(convert::destination(&changed)))
+    Ok(axum::Json(convert::destination(changed)))
 }
 
 async fn remove(
@@ -82,39 +95,42 @@ async fn remove(
 async fn ping(
     State(surface): State<Shared>,
     Path((id, destination)): Path<(String, String)>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<PingView>, Problem> {
     let outcome = surface.webhooks.ping(&session_id(&id)?, &known(&destination)?).await?;
-    let is_delivered = outcome.error.is_none();
-    Ok(axum::Json(json!({ "delivered": is_delivered, "response_code": outcome.status, "error": outcome.error })))
+    let delivered = outcome.error.is_none();
+    Ok(axum::Json(PingView { delivered, response_code: outcome.status, error: outcome.error }))
 }
 
 async fn deliveries(
     State(surface): State<Shared>,
     Path(id): Path<String>,
     Query(query): Query<DeliveriesQuery>,
-) -> Result<axum::Json<Value>, Problem> {
-    let destination: Option<DestinationId> = convert::cursor("destination", query.destination.as_deref())?;
-    let limit = convert::limit(query.limit)?;
-    let found = surface.webhooks.deliveries(&session_id(&id)?, destination, limit).await?;
-    let mut views: Vec<Value> = found.iter().map(convert::delivery).collect();
-    views.retain(|view| query.status.as_deref().is_none_or(|status| view["status"] == status));
-    Ok(axum::Json(convert::page(views, None)))
+) -> Result<axum::Json<Page<DeliveryView>>, Problem> {
+    let after = query.after.as_deref().or(query.cursor.as_deref());
+    let filter = DeliveryFilter {
+        destination: query.destination.as_deref().map(known::<DestinationId>).transpose()?,
+        status: query.status,
+        before: convert::cursor("after", after)?,
+    };
+    let page = surface.webhooks.deliveries(&session_id(&id)?, filter, convert::limit(query.limit)?).await?;
+    let next_cursor = page.items.last().filter(|_| page.has_more).map(|delivery| delivery.id.to_string());
+    Ok(axum::Json(Page { data: page.items.into_iter().map(convert::delivery).collect(), next_cursor }))
 }
 
 async fn delivery(
     State(surface): State<Shared>,
     Path((id, delivery)): Path<(String, String)>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<DeliveryView>, Problem> {
     let delivery: DeliveryId = known(&delivery)?;
     let found = surface.webhooks.delivery(&session_id(&id)?, &delivery).await?;
-    Ok(axum::Json(convert::delivery(&found)))
+    Ok(axum::Json(convert::delivery(found)))
 }
 
 async fn redeliver(
     State(surface): State<Shared>,
     Path((id, delivery)): Path<(String, String)>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<DeliveryView>, Problem> {
     let delivery: DeliveryId = known(&delivery)?;
     let sent = surface.webhooks.redeliver(&session_id(&id)?, &delivery).await?;
-    Ok(axum::Json(convert::delivery(&sent)))
+    Ok(axum::Json(convert::delivery(sent)))
 }

@@ -9,13 +9,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, future};
-use serde_json::Value;
+use serde_json::json;
 
 use super::super::Shared;
 use super::super::body::Query;
 use super::super::problem::Problem;
-use super::super::routes::Routes;
-use super::convert::{self, EventsQuery};
+use super::super::routes::{Listing, Routes};
+use super::convert::{self, EventView, EventsQuery, Page};
 use crate::api::convert::sessions::session_id;
 use crate::api::status::Fault;
 use crate::ids::{EventId, SessionId};
@@ -45,14 +45,16 @@ async fn list(
     Path(id): Path<String>,
     headers: HeaderMap,
     Query(query): Query<EventsQuery>,
-) -> Result<Response, Problem> {
+) -> Result<Listing<axum::Json<Page<EventView>>>, Problem> {
     let id = session_id(&id)?;
     match query.stream.as_deref() {
-        None | Some("") => Ok(page(&surface, &id, query.to_query(None)?, query.limit).await?.into_response()),
+        None | Some("") => {
+            Ok(Listing::Whole(axum::Json(page(&surface, &id, query.to_query(None)?, query.limit).await?)))
+        }
         Some("sse") => {
             let last = headers.get(LAST_EVENT_ID).and_then(|value| value.to_str().ok());
             let last = convert::cursor("Last-Event-ID", last)?;
-            stream(&surface, &id, query.to_query(last)?).await
+            Ok(Listing::Stream(stream(&surface, &id, query.to_query(last)?).await?))
         }
         Some(_) => Err(Problem::field("stream", "is \"sse\" or left out")),
     }
@@ -62,14 +64,11 @@ async fn messages(
     State(surface): State<Shared>,
     Path(id): Path<String>,
     Query(query): Query<EventsQuery>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<Page<EventView>>, Problem> {
     let wanted = EventQuery { level: Level::User, ..query.to_query(None)? };
     // The store knows the beginnings of types, not their ends: what is no message is left out here.
-    let page = page(&surface, &session_id(&id)?, wanted, query.limit).await?;
-    let mut page = page.0;
-    if let Some(data) = page["data"].as_array_mut() {
-        data.retain(|event| event["type"].as_str().is_some_and(|kind| kind.ends_with(".message")));
-    }
+    let mut page = page(&surface, &session_id(&id)?, wanted, query.limit).await?;
+    page.data.retain(EventView::is_message);
     Ok(axum::Json(page))
 }
 
@@ -79,13 +78,13 @@ async fn page(
     id: &SessionId,
     query: EventQuery,
     limit: Option<usize>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<Page<EventView>, Problem> {
     let limit = convert::limit(limit)?;
     let mut events = surface.sessions.events(id, query, limit + 1).await.map_err(Fault::from)?;
     let has_more = events.len() > limit;
     events.truncate(limit);
-    let next = events.last().filter(|_| has_more).map(|event| event.seq.to_string());
-    Ok(axum::Json(convert::page(events.iter().map(convert::event).collect(), next)))
+    let next_cursor = events.last().filter(|_| has_more).map(|event| event.seq.to_string());
+    Ok(Page { data: events.into_iter().map(convert::event).collect(), next_cursor })
 }
 
 /// Events one by one: those there are, then those that come. A client that reads too slowly is behind, and holds up
@@ -98,8 +97,8 @@ async fn stream(surface: &Shared, id: &SessionId, query: EventQuery) -> Result<R
         .take_while(|event| future::ready(event.is_ok()))
         .filter_map(|event| future::ready(event.ok()))
         .map(|event| {
-            let frame = Frame::default().id(event.seq.to_string()).data(convert::event(&event).to_string());
-            Ok::<_, Infallible>(frame)
+            let frame = Frame::default().id(event.seq.to_string());
+            Ok::<_, Infallible>(frame.data(json!(convert::event(event)).to_string()))
         })
         .take_until(async move { stop.cancelled().await });
     Ok(Sse::new(frames).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
@@ -112,15 +111,15 @@ fn event_id(text: &str) -> Result<EventId, Problem> {
 async fn get(
     State(surface): State<Shared>,
     Path((id, event)): Path<(String, String)>,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<EventView>, Problem> {
     let event = surface.sessions.event(&session_id(&id)?, &event_id(&event)?).await.map_err(Fault::from)?;
-    Ok(axum::Json(convert::event(&event)))
+    Ok(axum::Json(convert::event(event)))
 }
 
 async fn content(
     State(surface): State<Shared>,
     Path((id, event)): Path<(String, String)>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<Response, Problem> {
     let content = surface.sessions.content(&session_id(&id)?, &event_id(&event)?).await.map_err(Fault::from)?;
-    Ok(([(CONTENT_TYPE, "application/json")], content))
+    Ok(([(CONTENT_TYPE, "application/json")], content).into_response())
 }

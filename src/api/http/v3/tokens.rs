@@ -4,8 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use super::super::Shared;
 use super::super::body::Json;
@@ -38,6 +37,16 @@ struct Wanted {
     ttl: Option<u64>,
 }
 
+/// A token, under both names that the client knows it by.
+#[derive(Debug, Serialize, Deserialize)]
+struct TokenView {
+    id: String,
+    token: String,
+    client_token: String,
+    scopes: Vec<String>,
+    expires_at: String,
+}
+
 /// A token that was made.
 pub struct Minted {
     /// Its text.
@@ -56,7 +65,7 @@ async fn create(
     State(surface): State<Shared>,
     Path(id): Path<String>,
     Json(wanted): Json<Wanted>,
-) -> Result<(StatusCode, axum::Json<Value>), Problem> {
+) -> Result<(StatusCode, axum::Json<TokenView>), Problem> {
     let id = session_id(&id)?;
     surface.sessions.get(&id).await.map_err(Fault::from)?;
     let scopes = match &wanted.scopes {
@@ -69,14 +78,13 @@ async fn create(
     };
     let ttl = wanted.ttl.map_or(DEFAULT_TTL, Duration::from_secs);
     let Minted { token, claims } = mint(&surface, &id, &scopes, ttl);
-    let scopes: Vec<_> = scopes.into_iter().map(Scope::name).collect();
-    let answer = json!({
-        "id": claims.id.as_str(),
-        "token": token,
-        "client_token": token,
-        "scopes": scopes,
-        "expires_at": time(claims.expires_at()),
-    });
+    let answer = TokenView {
+        id: claims.id.to_string(),
+        client_token: token.clone(),
+        token,
+        scopes: scopes.into_iter().map(|scope| scope.name().to_owned()).collect(),
+        expires_at: time(claims.expires_at()),
+    };
     Ok((StatusCode::CREATED, axum::Json(answer)))
 }
 

@@ -1,8 +1,7 @@
 //! Agents and their bounds. Pure.
 
 use axum::http::StatusCode;
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api::http::convert::time;
@@ -25,13 +24,22 @@ pub struct CreateAgent {
     credential: Option<String>,
 }
 
-/// Bounds of a session.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+/// Bounds of a session; what has none is left out.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LimitsJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     turn_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     turns: Option<u64>,
+}
+
+impl From<Limits> for LimitsJson {
+    fn from(Limits { turns, turn_seconds, tokens }: Limits) -> Self {
+        Self { tokens, turn_seconds, turns }
+    }
 }
 
 impl From<LimitsJson> for Limits {
@@ -122,30 +130,39 @@ pub fn agent_name(text: String) -> AgentName {
 }
 
 /// An agent.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AgentView {
+    id: String,
+    name: String,
+    prompt: String,
+    prompt_hash: String,
+    model: String,
+    runtime: String,
+    revision: u64,
+    credential_id: Option<String>,
+    limits: LimitsJson,
+    created_at: String,
+}
+
+/// An agent.
 #[must_use]
-pub fn agent(agent: &Agent) -> Value {
-    json!({
-        "id": agent.id.as_str(),
-        "name": agent.spec.name,
-        "prompt": agent.spec.prompt,
-        "prompt_hash": hash(&agent.spec.prompt),
-        "model": agent.spec.model,
-        "runtime": agent.spec.runtime.name(),
-        "revision": agent.revision,
-        "credential_id": agent.spec.credential,
-        "limits": limits(agent.spec.limits),
-        "created_at": time(agent.created_at),
-    })
+pub fn agent(agent: &Agent) -> AgentView {
+    let spec = &agent.spec;
+    AgentView {
+        id: agent.id.to_string(),
+        name: spec.name.clone(),
+        prompt: spec.prompt.clone(),
+        prompt_hash: hash(&spec.prompt),
+        model: spec.model.clone(),
+        runtime: spec.runtime.name().to_owned(),
+        revision: agent.revision,
+        credential_id: spec.credential.as_ref().map(ToString::to_string),
+        limits: spec.limits.into(),
+        created_at: time(agent.created_at),
+    }
 }
 
 /// Tells one text from another.
 pub(super) fn hash(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Bounds; what has none is left out.
-pub(super) fn limits(limits: Limits) -> Value {
-    let Limits { turns, turn_seconds, tokens } = limits;
-    let all = [("tokens", tokens), ("turn_seconds", turn_seconds), ("turns", turns)];
-    all.into_iter().filter_map(|(name, limit)| Some((name.to_owned(), json!(limit?)))).collect::<Map<_, _>>().into()
 }

@@ -1,7 +1,6 @@
 //! Keys of model providers. Pure.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::api::http::convert::time;
 use crate::credential::{Credential, NewCredential};
@@ -27,15 +26,27 @@ impl From<CreateCredential> for NewCredential {
 }
 
 /// A credential. Its key is told to nobody.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CredentialView {
+    id: String,
+    provider: String,
+    name: Option<String>,
+    last4: Option<String>,
+    is_default: bool,
+    created_at: String,
+    updated_at: String,
+}
+
+/// A credential.
 #[must_use]
-pub fn credential(credential: &Credential) -> Value {
-    json!({
-        "id": credential.id,
-        "provider": credential.provider,
-        "name": credential.name,
-        "last4": credential.hint,
-        "is_default": credential.is_default,
-        "created_at": time(credential.created_at),
-        "updated_at": time(credential.updated_at),
-    })
+pub fn credential(credential: &Credential) -> CredentialView {
+    CredentialView {
+        id: credential.id.to_string(),
+        provider: credential.provider.clone(),
+        name: credential.name.clone(),
+        last4: credential.hint.clone(),
+        is_default: credential.is_default,
+        created_at: time(credential.created_at),
+        updated_at: time(credential.updated_at),
+    }
 }

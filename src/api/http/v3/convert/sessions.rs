@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::agents::{LimitsJson, agent_name, hash, limits};
+use super::agents::{LimitsJson, agent_name, hash};
 use super::lacking;
 use crate::api::http::convert::time;
 use crate::api::http::problem::Problem;
 use crate::runtime::Usage;
-use crate::session::{Actor, ActorKind, NewSession, Session, Status, Turn, UserMessage};
+use crate::session::{Actor, ActorKind, Failure, NewSession, Session, Status, Turn, UserMessage, YieldReason};
 use crate::webhook::{self, Prepared};
 
 /// A session that is wanted.
@@ -133,88 +133,155 @@ fn message(text: String) -> UserMessage {
 }
 
 /// A session as it stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SessionView {
+    id: String,
+    status: Status,
+    head: u64,
+    input_cursor: u64,
+    agent_id: String,
+    credential_id: Option<String>,
+    agent_snapshot: SnapshotView,
+    last_turn: Option<TurnView>,
+    turns: u64,
+    usage: UsageView,
+    limits: LimitsJson,
+    metadata: Option<Map<String, Value>>,
+    key: Option<String>,
+    sandboxes: SandboxesView,
+    error: Option<FailureView>,
+    created_at: String,
+}
+
+/// The agent as it was when the session was made.
+#[derive(Debug, Serialize, Deserialize)]
+struct SnapshotView {
+    name: String,
+    prompt_hash: String,
+    model: String,
+    runtime: String,
+    revision: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SandboxesView {
+    brain: Option<String>,
+    hands: Option<String>,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, Deserialize)]
+struct FailureView {
+    code: String,
+    message: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct UsageView {
+    active_seconds: u64,
+    input_tokens: u64,
+    output_tokens: u64,
+    tokens: u64,
+    /// Of a turn: its runtime has reported them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reported: Option<bool>,
+}
+
+/// A turn.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TurnView {
+    id: String,
+    state: TurnState,
+    yield_reason: Option<YieldReason>,
+    attempt: u32,
+    error: Option<FailureView>,
+    started_at: String,
+    completed_at: Option<String>,
+    active_seconds: u64,
+    input_from_seq: u64,
+    input_to_seq: u64,
+    result_event_id: Option<String>,
+    usage: UsageView,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TurnState {
+    Running,
+    Ok,
+    Error,
+}
+
+/// A session as it stands.
 #[must_use]
-pub fn session(session: &Session) -> Value {
+pub fn session(session: &Session) -> SessionView {
     let profile = &session.profile;
     let spec = &profile.spec;
     let (brain, hands) = &session.sandboxes;
     let last = session.active_turn.as_ref().or(session.last_turn.as_ref());
-    json!({
-        "id": session.id.as_str(),
-        "status": session.status.name(),
-        "head": session.head,
-        "input_cursor": last.map_or(0, |turn| turn.input_to_seq),
-        "agent_id": profile.agent.as_str(),
-        "credential_id": spec.credential,
-        "agent_snapshot": {
-            "name": spec.name,
-            "prompt_hash": hash(&spec.prompt),
-            "model": spec.model,
-            "runtime": spec.runtime.name(),
-            "revision": profile.revision,
+    SessionView {
+        id: session.id.to_string(),
+        status: session.status,
+        head: session.head,
+        input_cursor: last.map_or(0, |turn| turn.input_to_seq),
+        agent_id: profile.agent.to_string(),
+        credential_id: spec.credential.as_ref().map(ToString::to_string),
+        agent_snapshot: SnapshotView {
+            name: spec.name.clone(),
+            prompt_hash: hash(&spec.prompt),
+            model: spec.model.clone(),
+            runtime: spec.runtime.name().to_owned(),
+            revision: profile.revision,
         },
-        "last_turn": last.map(last_turn),
-        "turns": session.turns,
-        "usage": usage(&session.usage, session.active_ms),
-        "limits": limits(profile.limits),
-        "metadata": profile.metadata,
-        "key": profile.key,
-        "sandboxes": {
-            "brain": brain.as_ref().map(|id| id.as_str()),
-            "hands": hands.as_ref().map(|id| id.as_str()),
+        last_turn: last.map(turn),
+        turns: session.turns,
+        usage: usage(&session.usage, session.active_ms, None),
+        limits: profile.limits.into(),
+        metadata: profile.metadata.as_object().cloned(),
+        key: profile.key.clone(),
+        sandboxes: SandboxesView {
+            brain: brain.as_ref().map(ToString::to_string),
+            hands: hands.as_ref().map(ToString::to_string),
         },
-        "error": session.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message })),
-        "created_at": time(profile.created_at()),
-    })
-}
-
-/// The status of a list, by its name.
-///
-/// # Errors
-/// There is none of this name.
-pub fn status(name: &str) -> Result<Status, Problem> {
-    Status::named(name).ok_or_else(|| Problem::field("status", "is no status of a session"))
-}
-
-fn usage(usage: &Usage, active_ms: u64) -> Value {
-    json!({
-        "active_seconds": active_ms / 1000,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "tokens": usage.input_tokens + usage.output_tokens,
-    })
-}
-
-fn last_turn(turn: &Turn) -> Value {
-    json!({
-        "id": turn.id.as_str(),
-        "state": state(turn),
-        "yield_reason": turn.end.as_ref().map(|end| end.reason.name()),
-        "started_at": time(turn.started_at()),
-        "completed_at": turn.ended_at().map(time),
-        "result_event_id": turn.result.as_ref().map(ToString::to_string),
-    })
-}
-
-fn state(turn: &Turn) -> &'static str {
-    match &turn.end {
-        None => "running",
-        Some(end) if end.failure.is_some() => "error",
-        Some(_) => "ok",
+        error: session.failure.as_ref().map(failure),
+        created_at: time(profile.created_at()),
     }
 }
 
 /// A turn.
 #[must_use]
-pub fn turn(turn: &Turn) -> Value {
-    let mut value = last_turn(turn);
-    let failure = turn.end.as_ref().and_then(|end| end.failure.as_ref());
-    value["attempt"] = json!(turn.attempts);
-    value["error"] = json!(failure.map(|failure| json!({ "code": failure.code, "message": failure.message })));
-    value["active_seconds"] = json!(turn.active_ms() / 1000);
-    value["input_from_seq"] = json!(turn.input_from_seq);
-    value["input_to_seq"] = json!(turn.input_to_seq);
-    value["usage"] = if turn.is_usage_reported { usage(&turn.usage, turn.active_ms()) } else { json!({}) };
-    value["usage"]["reported"] = json!(turn.is_usage_reported);
-    value
+pub fn turn(turn: &Turn) -> TurnView {
+    let failed = turn.end.as_ref().and_then(|end| end.failure.as_ref());
+    TurnView {
+        id: turn.id.to_string(),
+        state: match (&turn.end, failed) {
+            (None, _) => TurnState::Running,
+            (Some(_), None) => TurnState::Ok,
+            (Some(_), Some(_)) => TurnState::Error,
+        },
+        yield_reason: turn.end.as_ref().map(|end| end.reason),
+        attempt: turn.attempts,
+        error: failed.map(failure),
+        started_at: time(turn.started_at()),
+        completed_at: turn.ended_at().map(time),
+        active_seconds: turn.active_ms() / 1000,
+        input_from_seq: turn.input_from_seq,
+        input_to_seq: turn.input_to_seq,
+        result_event_id: turn.result.as_ref().map(ToString::to_string),
+        usage: usage(&turn.usage, turn.active_ms(), Some(turn.is_usage_reported)),
+    }
+}
+
+fn usage(usage: &Usage, active_ms: u64, reported: Option<bool>) -> UsageView {
+    UsageView {
+        active_seconds: active_ms / 1000,
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        tokens: usage.input_tokens + usage.output_tokens,
+        reported,
+    }
+}
+
+fn failure(failure: &Failure) -> FailureView {
+    FailureView { code: failure.code.clone(), message: failure.message.clone() }
 }
