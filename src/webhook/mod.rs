@@ -13,9 +13,10 @@
 //! | `outbox` | the task of a destination |
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -106,8 +107,8 @@ struct Shared {
     /// Owns the tasks of destinations.
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// Ends the task of a destination. A leaf, locked for a few instructions.
-    running: Mutex<HashMap<DestinationId, CancellationToken>>,
+    /// Tells the task of a destination to look at what is stored of it again. A leaf, locked for a few instructions.
+    changed: Mutex<HashMap<DestinationId, Arc<Notify>>>,
 }
 
 impl Webhooks {
@@ -129,11 +130,11 @@ impl Webhooks {
             settings,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            running: Mutex::default(),
+            changed: Mutex::default(),
         };
         let this = Self { shared: Arc::new(shared) };
         for stored in this.shared.store.destinations(None).await.map_err(WebhookError::Store)? {
-            this.begin(&of_stored(stored)?);
+            this.begin(stored.session, stored.id);
         }
         Ok(this)
     }
@@ -157,9 +158,7 @@ impl Webhooks {
 
     /// Begins to send to destinations that were stored with their session.
     pub fn attach(&self, session: &SessionId, prepared: Vec<Prepared>) {
-        for Prepared { id, record } in prepared {
-            self.begin(&Destination { id, session: session.clone(), record, cursor: 0 });
-        }
+        prepared.into_iter().for_each(|Prepared { id, .. }| self.begin(session.clone(), id));
     }
 
     /// Makes a destination, for the events that come from now on.
@@ -175,7 +174,7 @@ impl Webhooks {
         let record = self.record(&id, wish, head)?;
         let destination = Destination { id, session: session.clone(), record, cursor: head };
         self.put(&destination).await?;
-        self.begin(&destination);
+        self.begin(session.clone(), destination.id.clone());
         Ok(destination)
     }
 
@@ -197,7 +196,7 @@ impl Webhooks {
         found.ok_or_else(|| WebhookError::NotFound { what: "destination", id: id.to_string() })
     }
 
-    /// Changes a destination. One that is enabled again goes on where it was.
+    /// Changes a destination, from the next attempt on. One that is enabled again goes on where it was.
     ///
     /// # Errors
     /// [`WebhookError::NotFound`], [`WebhookError::Invalid`], [`WebhookError::Store`].
@@ -212,8 +211,7 @@ impl Webhooks {
         record.updated_at_ms = now_ms();
         let destination = Destination { record, ..found };
         self.put(&destination).await?;
-        self.end(id);
-        self.begin(&destination);
+        self.tell(id);
         Ok(destination)
     }
 
@@ -223,8 +221,9 @@ impl Webhooks {
     /// [`WebhookError::NotFound`], [`WebhookError::Store`].
     pub async fn remove(&self, session: &SessionId, id: &DestinationId) -> Result<(), WebhookError> {
         self.get(session, id).await?;
-        self.end(id);
-        self.shared.store.remove_destination(id).await.map_err(WebhookError::Store)
+        self.shared.store.remove_destination(id).await.map_err(WebhookError::Store)?;
+        self.tell(id);
+        Ok(())
     }
 
     /// Sends a test, once, and says how it went.
@@ -298,25 +297,31 @@ impl Webhooks {
         let destination = self.get(session, &delivery.destination).await?;
         let event = self.shared.sessions.event(session, &EventId::of(session, delivery.seq)).await;
         let event = event.map_err(WebhookError::Session)?;
-        self.attempt(&destination, &event, delivery, DeliveryStatus::Failed).await
+        let delivery = self.attempt(&destination, &event, delivery, DeliveryStatus::Failed).await?;
+        // If this is what its task was about to try again, it need not.
+        self.tell(&destination.id);
+        Ok(delivery)
     }
 
-    fn begin(&self, destination: &Destination) {
-        if !destination.record.enabled {
-            return;
-        }
-        let ended = self.shared.stop.child_token();
-        let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.insert(destination.id.clone(), ended.clone());
-        let (this, destination) = (self.clone(), destination.clone());
-        self.shared.tasks.spawn(async move { ended.run_until_cancelled(outbox::serve(this, destination)).await });
+    /// Starts the task of a destination that is stored.
+    fn begin(&self, session: SessionId, id: DestinationId) {
+        let changed = Arc::new(Notify::new());
+        self.lock().insert(id.clone(), Arc::clone(&changed));
+        let (this, stop) = (self.clone(), self.shared.stop.clone());
+        self.shared.tasks.spawn(async move {
+            stop.run_until_cancelled(outbox::serve(&this, &session, &id, &changed)).await;
+            this.lock().remove(&id);
+        });
     }
 
-    fn end(&self, id: &DestinationId) {
-        let task = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        if let Some(task) = task {
-            task.cancel();
+    fn tell(&self, id: &DestinationId) {
+        if let Some(changed) = self.lock().get(id) {
+            changed.notify_one();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<DestinationId, Arc<Notify>>> {
+        self.shared.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn put(&self, destination: &Destination) -> Result<(), WebhookError> {

@@ -1,14 +1,18 @@
 //! The task of a destination: reads the log behind its cursor, and sends.
 
+use std::ops::ControlFlow;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use super::delivery::delivery_of_stored;
 use super::plan::{self, Next};
 use super::post::Letter;
 use super::{Delivery, DeliveryRecord, DeliveryStatus, Destination, WebhookError, Webhooks, envelope, now_ms};
-use crate::ids::DeliveryId;
+use crate::ids::{DeliveryId, DestinationId, SessionId};
 use crate::seal::Secret;
 use crate::session::{Event, EventQuery};
 use crate::store::StoredDelivery;
@@ -17,40 +21,66 @@ use crate::telemetry::chain;
 /// Before the log or the store is tried again after it has failed: long enough not to add to its trouble.
 const AFTER_FAULT: Duration = Duration::from_secs(5);
 
-/// Sends what the destination wants, for ever.
-pub async fn serve(webhooks: Webhooks, mut destination: Destination) {
+/// Sends what a destination wants until it is removed. It is read again whenever it was changed: so what was stored last is
+/// what holds, and an attempt is never cut off half-way by a change.
+pub async fn serve(webhooks: &Webhooks, session: &SessionId, id: &DestinationId, changed: &Notify) {
     loop {
-        match follow(&webhooks, &mut destination).await {
-            // The daemon ends, or the session is gone.
-            Ok(()) => return,
+        let followed = match webhooks.get(session, id).await {
+            Ok(destination) => follow(webhooks, &destination, changed).await,
+            Err(WebhookError::NotFound { .. }) => return,
+            Err(error) => Err(error),
+        };
+        match followed {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => return,
             Err(error) => {
-                tracing::error!(destination.id = %destination.id, error = %chain(&error), "a webhook waits");
-                tokio::time::sleep(AFTER_FAULT).await;
+                tracing::error!(destination.id = %id, error = %chain(&error), "a webhook waits");
+                sleep(AFTER_FAULT).await;
             }
         }
     }
 }
 
-async fn follow(webhooks: &Webhooks, destination: &mut Destination) -> Result<(), WebhookError> {
-    let query = EventQuery { after: destination.cursor, level: destination.record.level, kind: None, turn: None };
+/// Follows the log until the destination is changed, or, which breaks it off, the daemon ends.
+async fn follow(
+    webhooks: &Webhooks,
+    destination: &Destination,
+    changed: &Notify,
+) -> Result<ControlFlow<()>, WebhookError> {
+    let Destination { record, cursor, .. } = destination;
+    if !record.enabled {
+        changed.notified().await;
+        return Ok(ControlFlow::Continue(()));
+    }
+    let query = EventQuery { after: *cursor, level: record.level, kind: None, turn: None };
     let events = webhooks.shared.sessions.follow(&destination.session, query).await.map_err(WebhookError::Session)?;
-    let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
+    let mut events = pin!(events);
+    loop {
+        // Both are cancel-safe: the log keeps what was not taken, and what was told and not heard is told again.
+        let event = tokio::select! {
+            biased;
+            () = changed.notified() => return Ok(ControlFlow::Continue(())),
+            event = events.next() => event,
+        };
+        let Some(event) = event else { return Ok(ControlFlow::Break(())) };
         let event = event.map_err(WebhookError::Session)?;
-        if plan::wants(destination.record.types.as_deref(), &event.kind) {
-            deliver(webhooks, destination, &event).await?;
-            destination.cursor = event.seq;
+        if plan::wants(record.types.as_deref(), &event.kind) {
+            deliver(webhooks, destination, &event, changed).await?;
         }
     }
-    Ok(())
 }
 
-/// Sends one event until it is taken or given up.
-async fn deliver(webhooks: &Webhooks, destination: &Destination, event: &Event) -> Result<(), WebhookError> {
+/// Sends one event until it is taken or given up, or the destination is changed.
+async fn deliver(
+    webhooks: &Webhooks,
+    destination: &Destination,
+    event: &Event,
+    changed: &Notify,
+) -> Result<(), WebhookError> {
     let store = &webhooks.shared.store;
     let known = store.delivery_of(&destination.id, event.seq).await.map_err(WebhookError::Store)?;
     let mut delivery = match known {
-        // An earlier daemon began with it.
+        // It was begun with before: by an earlier daemon, or before a change.
         Some(stored) => delivery_of_stored(stored)?,
         None => new_delivery(destination, event),
     };
@@ -61,9 +91,14 @@ async fn deliver(webhooks: &Webhooks, destination: &Destination, event: &Event) 
         let next = plan::after_failure(delivery.record.attempts + 1, webhooks.shared.settings.first_retry, random[0]);
         let failed = if next == Next::Never { DeliveryStatus::DeadLetter } else { DeliveryStatus::Failed };
         delivery = webhooks.attempt(destination, event, delivery, failed).await?;
-        match next {
-            Next::After(pause) if delivery.record.status == DeliveryStatus::Failed => tokio::time::sleep(pause).await,
-            Next::After(_) | Next::Never => return Ok(()),
+        let Next::After(pause) = next else { return Ok(()) };
+        if delivery.record.status != DeliveryStatus::Failed {
+            return Ok(());
+        }
+        if timeout(pause, changed.notified()).await.is_ok() {
+            // For the one who reads the destination again.
+            changed.notify_one();
+            return Ok(());
         }
     }
 }
