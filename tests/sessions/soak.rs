@@ -108,7 +108,7 @@ async fn sessions_end_as_their_scripts_say_whatever_is_killed() {
                 _ => {}
             }
         }
-        if daemons < DAEMONS && dice.roll(4) == 0 {
+        if daemons < DAEMONS && dice.roll(2) == 0 {
             daemons += 1;
             daemon.kill_and_restart().await;
             sessions = sessions.iter().map(|session| session.again(&daemon)).collect();
