@@ -120,7 +120,10 @@ fn check(schema: &Value, value: &Value, at: &str) {
 
 async fn sandboxes(reader: &mut Reader) {
     let runtime = json!({ "command": "sleep 600", "restart": "always", "stopGrace": 0 });
-    let made = reader.post("/api/sandboxes", json!({ "metadata": { "a": "b" }, "runtime": runtime })).await;
+    let wish = json!({ "metadata": { "a": "b" }, "runtime": runtime, "secretEnvs": { "TOKEN": "hidden" } });
+    let made = reader.post("/api/sandboxes", wish).await;
+    assert_eq!(made["secretEnvs"], json!(["TOKEN"]));
+    assert!(!made.to_string().contains("hidden"), "{made}");
     let id = made["sandboxID"].as_str().unwrap().to_owned();
     let path = format!("/api/sandboxes/{id}");
     assert!(reader.get(&path).await["runtime"]["starts"].is_u64());

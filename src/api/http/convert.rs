@@ -46,8 +46,11 @@ pub struct CreateSandbox {
     memory_mb: u64,
     #[serde(rename = "diskMB")]
     disk_mb: u64,
-    /// What it keeps running, which the hosted service does not know.
+    // What the hosted service does not know.
+    /// What it keeps running.
     runtime: Option<Runtime>,
+    /// Environment that is told to nobody.
+    secret_envs: BTreeMap<String, String>,
     // What this node has nothing for.
     burst: Value,
     image: Value,
@@ -91,6 +94,7 @@ impl CreateSandbox {
             }),
             idle_timeout: self.timeout.map(seconds),
             runtime: self.runtime.map(Runtime::into_message),
+            secret_env: self.secret_envs,
             idempotency_key: key,
             ..Default::default()
         })
@@ -127,7 +131,7 @@ pub fn renamed(fault: Fault) -> Problem {
 }
 
 /// Fields of messages that have another name in JSON.
-const NAMES: [(&str, &str); 11] = [
+const NAMES: [(&str, &str); 12] = [
     ("argv", "cmd"),
     ("env", "envs"),
     ("idle_timeout", "timeout"),
@@ -139,6 +143,7 @@ const NAMES: [(&str, &str); 11] = [
     ("runtime.env", "runtime.envs"),
     ("runtime.health.start_period", "runtime.health.startPeriod"),
     ("runtime.stop_grace", "runtime.stopGrace"),
+    ("secret_env", "secretEnvs"),
 ];
 
 /// When a sandbox goes to sleep, from the client's seconds; 0 is never.
@@ -186,8 +191,9 @@ pub struct SandboxView {
     /// How what it keeps running stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     runtime: Option<RuntimeView>,
-    /// Where its secrets go. What they are is told to nobody.
+    /// Where its secrets go, and the names of its secret environment. What they are is told to nobody.
     secrets: Vec<SecretView>,
+    secret_envs: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -232,6 +238,7 @@ pub fn sandbox(sandbox: &Sandbox, snapshot: &Snapshot) -> SandboxView {
         running: snapshot.hands.as_ref().map_or(0, |hands| hands.running()),
         runtime: snapshot.runtime.as_ref().map(runtime::view),
         secrets: snapshot.secrets.iter().map(SecretView::from).collect(),
+        secret_envs: profile.secret_env.iter().cloned().collect(),
         error: snapshot.phase.failure().map(|failure| failure.message.to_string()),
     }
 }

@@ -113,6 +113,28 @@ await test("one that is disabled keeps its events, and a redirect is not followe
   turning.close();
 });
 
+await test("one that is changed again and again while it is sent to has each event once, in order", async () => {
+  const place = await receiver(() => 200);
+  const session = await idle();
+  const destination = await session.destinations.create({ url: place.url, level: "progress" });
+  const changing = (async () => {
+    for (let round = 0; round < 20; round++) {
+      const change = { includeRaw: round % 2 === 0, level: "progress" as const };
+      await Promise.all([session.destinations.update(destination.id, change), session.destinations.update(destination.id, change)]);
+    }
+  })();
+  await session.steer(Array.from({ length: 40 }, (_, line) => `say ${line}`).join("\n"));
+  await changing;
+  const told = () => place.requests.map((request) => JSON.parse(request.body) as { type: string; event: { seq: number } });
+  await eventually(async () => told().some((delivery) => delivery.type === "turn.completed"));
+  const seqs = told().map((delivery) => delivery.event.seq);
+  assert.deepEqual(seqs, [...new Set(seqs)].sort((a, b) => a - b));
+  const deliveries = await session.deliveries.list({ status: "delivered", limit: 1000 });
+  assert.equal(deliveries.length, seqs.length);
+  await session.archive();
+  place.close();
+});
+
 await test("a URL that leads nowhere good is refused", async () => {
   const session = await idle();
   for (const url of ["ftp://127.0.0.1/", "nonsense", "http://user:word@127.0.0.1/"]) {
