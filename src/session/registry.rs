@@ -1,7 +1,7 @@
 //! Which sessions there are, and asking the tasks that own them.
 //!
-//! What changes a session goes to its driver, which is started when it is
-//! needed first: by a request, or at the daemon's start if something was under way.
+//! What changes a session goes to its driver, which is started when it is needed first: by a request, or at the daemon's
+//! start if something was under way.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -17,6 +17,7 @@ const MAX_TEXT: usize = 512 << 10;
 const MAX_KEY: usize = 256;
 /// Longest metadata and references, in bytes of JSON.
 const MAX_METADATA: usize = 16 << 10;
+
 /// A message of a user.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UserMessage {
