@@ -25,6 +25,7 @@ use support::{
     refusal, shell,
 };
 
+#[path = "../support/mod.rs"]
 mod support;
 
 /// A daemon with a dockerd of its own.
