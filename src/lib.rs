@@ -67,7 +67,7 @@
 //! | [`network`] | what a sandbox may reach (`policy`, pure), the proxy that holds it to that (`proxy`, `outside`) and puts in its secrets (`secrets`), how fast (`pace`), the resolver (`dns`), connections to its ports (`dial`, `ports`) |
 //! | [`image`] | references, archives, registries, layers, and the hostile part, `unpack` |
 //! | [`store`] | what outlives the daemon, in SQLite: sandboxes, sessions, webhooks, and the events of each and of the node; one writer thread |
-//! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes) |
+//! | [`guest`] | `wire` (the frames), `agent` (PID 1), `client` (the daemon's side), `binary` (the guest's bytes); `trunk` and `relay` where no socket leads in |
 //! | [`auth`] | who calls and what they may (`policy`, pure), certificates, tokens, limits, the audit log |
 //! | [`metrics`] | what is counted and measured, by whoever sees it |
 //! | [`notify`] | what systemd is told: ready, reloading, and that the daemon does not hang |

@@ -40,8 +40,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Connects to a guest and waits until it is ready. `pid` is its process id on the node: whoever else listens there
-    /// is refused.
+    /// Connects to a guest and waits until it is ready. `pid` is its process id on the node, or its relay's: whoever
+    /// else listens there is refused.
     ///
     /// # Errors
     /// [`GuestError::Connect`], [`GuestError::Silent`].

@@ -10,6 +10,9 @@
 //!   hands them to the next daemon when one has died; makes sockets inside the sandbox's network and hands them out;
 //! - **files**, many: one [`FileRequest`] at a time is answered by one [`FileReply`], in order.
 //!
+//! Where a runtime lets no unix socket through, connections are carried by a trunk (see [`super::trunk`]), which has no
+//! descriptors: a [`Spawn`] names channels instead, and the content of files travels in messages of its own.
+//!
 //! The messages are additive only, so that a newer daemon can drive the guest that an older one left behind: fields are
 //! never removed or given another meaning, and [`VERSION`] grows when a daemon has to know that a field is understood.
 //! Neither side trusts the other with memory: a frame above [`MAX_FRAME`] ends the connection before it is read.
@@ -19,10 +22,12 @@ use prost::Message;
 pub use control::*;
 pub use files::*;
 pub use frame::{Receiver, frame, send, send_all};
+pub use trunk::{Close, Credit, Data, Packet, Ready, packet};
 
 mod control;
 mod files;
 mod frame;
+pub mod trunk;
 
 /// What this build speaks.
 pub const VERSION: u32 = 1;
@@ -87,7 +92,7 @@ mod tests {
     }
 
     fn held(run: &str) -> Held {
-        let ended = Some(Ended { code: None, signal: 9 });
+        let ended = Some(Ended { code: None, signal: 9, written: None });
         Held { run: run.to_owned(), pid: 7, ended, keeper: true, stdin: true, pty: false }
     }
 
@@ -168,7 +173,11 @@ mod tests {
             let message = ToGuest { request: 9, fds: 0, body: Some(body) };
             assert_eq!(ToGuest::decode(message.encode_to_vec().as_slice()).unwrap(), message);
         }
-        for ended in [None, Some(Ended { code: Some(0), signal: 0 }), Some(Ended { code: None, signal: 15 })] {
+        for ended in [
+            None,
+            Some(Ended { code: Some(0), signal: 0, written: None }),
+            Some(Ended { code: None, signal: 15, written: None }),
+        ] {
             let message = Held { ended, ..held("run") };
             assert_eq!(Held::decode(message.encode_to_vec().as_slice()).unwrap(), message);
         }

@@ -95,6 +95,7 @@ fn request(shared: &Shared, id: &RunId, command: &Command) -> Spawn {
             Stdio::Output | Stdio::Pipes => None,
         },
         cgroup: false,
+        channels: None,
     }
 }
 

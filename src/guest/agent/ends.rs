@@ -22,6 +22,7 @@ pub struct Ends {
 
 /// The daemon's ends of a run's pipes or terminal: with them open, nothing that the run does fails because the daemon has
 /// died. Nobody in the sandbox can get at them, as they are close-on-exec and the guest is not dumpable.
+#[derive(Debug)]
 pub enum Kept {
     /// Of pipes.
     Pipes {

@@ -4,7 +4,10 @@
 //! path beneath the sandbox's root (`root`), and answers each request before it takes the next. Content does not pass
 //! through here: the daemon gets descriptors of regular files and reads and writes them itself.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, readlinkat, renameat2};
@@ -55,12 +58,21 @@ impl From<Fault> for FileFailed {
     }
 }
 
+/// How the content of files gets to the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// By a descriptor that is passed.
+    Passed,
+    /// Piece by piece, as it is asked for: no descriptor gets through to the daemon.
+    Told,
+}
+
 /// Answers the requests of one connection until it ends. The thread belongs to it from then on: it may act as another
 /// user afterwards.
-pub fn serve(socket: OwnedFd, receiver: wire::Receiver) {
+pub fn serve(socket: OwnedFd, receiver: wire::Receiver, content: Content) {
     // Without its root the sandbox is past help, and the daemon sees the connection end.
     if let Ok(root) = Root::open() {
-        serve_in(root, &socket, receiver);
+        serve_in(root, &socket, receiver, content);
     }
 }
 
@@ -76,14 +88,23 @@ pub fn refuse(socket: &OwnedFd, error: &std::io::Error) {
 /// As [`serve`], with another directory as the root.
 #[cfg(test)]
 pub(crate) fn serve_beneath(directory: &std::path::Path, socket: &OwnedFd, receiver: wire::Receiver) {
-    serve_in(Root::at(directory), socket, receiver);
+    serve_in(Root::at(directory), socket, receiver, Content::Passed);
 }
 
-fn serve_in(root: Root, socket: &OwnedFd, mut receiver: wire::Receiver) {
-    let mut worker = Worker { root, user: None, replacement: None };
+fn serve_in(root: Root, socket: &OwnedFd, mut receiver: wire::Receiver, content: Content) {
+    let mut worker = Worker { root, user: None, replacement: None, file: None };
     while let Ok(Some(request)) = receiver.wait::<FileRequest>(socket.as_fd()) {
         let (body, fd) = match worker.answer(request) {
-            Ok(Answer::Opened(info, fd)) => (file_reply::Body::Opened(info), Some(fd)),
+            Ok(Answer::Opened(info, file)) => {
+                let passed = match content {
+                    Content::Passed => Some(file),
+                    Content::Told => {
+                        worker.file = Some(file.into());
+                        None
+                    }
+                };
+                (file_reply::Body::Opened(info), passed)
+            }
             Ok(Answer::Body(body)) => (body, None),
             Err(fault) => (file_reply::Body::Failed(fault.into()), None),
         };
@@ -103,6 +124,8 @@ struct Worker {
     user: Option<String>,
     /// Begun and not yet committed; dropping it removes what was written.
     replacement: Option<Replacement>,
+    /// Opened last, and not passed.
+    file: Option<File>,
 }
 
 /// What is answered.
@@ -168,8 +191,35 @@ impl Worker {
                 Ok(Answer::done())
             }
             Body::Rename(request) => Ok(Answer::info(rename(&self.root, request)?)),
+            Body::Fetch(request) => Ok(Answer::Body(file_reply::Body::Content(self.fetch(request)?))),
+            Body::Store(request) => {
+                let file = self.file.as_mut().filter(|_| request.bytes.len() <= wire::MAX_CONTENT);
+                file.ok_or(Fault::Request)?.write_all(&request.bytes).map_err(|error| errno(&error))?;
+                Ok(Answer::done())
+            }
         }
     }
+
+    /// Fewer bytes than were asked for only at the end of the file.
+    fn fetch(&self, request: wire::Fetch) -> Result<wire::Content, Fault> {
+        let file = self.file.as_ref().ok_or(Fault::Request)?;
+        let most = usize::try_from(request.length).unwrap_or(usize::MAX).min(wire::MAX_CONTENT);
+        let (mut bytes, mut length) = (vec![0; most], 0);
+        while length < most {
+            match file.read_at(&mut bytes[length..], request.offset.saturating_add(length as u64)) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(errno(&error).into()),
+            }
+        }
+        bytes.truncate(length);
+        Ok(wire::Content { bytes })
+    }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// How the file at a path stands.

@@ -14,6 +14,7 @@
 //! | `users` | /etc/passwd and /etc/group |
 //! | `files` | file requests |
 //! | `options` | what it is started with |
+//! | `stdio` | the trunk that takes the socket's place where no socket leads in |
 //! | `workspace` | the sandbox's working directory |
 //! | `seccomp` | a second system call filter, for runs |
 //! | `sockets` | sockets inside the sandbox's network, handed to the daemon |
@@ -46,22 +47,26 @@ use nix::sys::socket::{Backlog, SockFlag, accept4, getsockopt, listen, setsockop
 use nix::sys::stat::{Mode, umask};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::wire::{self, Hello, Purpose, Receiver, Welcome, to_guest};
-use control::Control;
+use super::trunk::{Happened, Place};
+use super::wire::{self, Hello, Purpose, Receiver, Step, Welcome, to_guest};
+use control::{Control, Request};
+use files::Content;
 use runs::Runs;
 use sockets::Sockets;
+use stdio::Stdio;
 
 pub use options::Options;
 
-mod control;
-mod ends;
+pub(super) mod control;
+pub(super) mod ends;
 pub mod files;
 mod keeper;
 pub mod options;
 mod runs;
 mod seccomp;
 mod sockets;
-mod spawn;
+pub(super) mod spawn;
+mod stdio;
 pub mod users;
 pub mod workspace;
 
@@ -84,7 +89,7 @@ pub fn start(options: &Options) -> io::Error {
 
 /// A unix socket at a path, where whoever looks for it finds it only when it can be connected to. In the sandbox only
 /// root may.
-fn listen_at(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     let unfinished = path.with_extension("new");
     for stale in [path, &unfinished] {
         match fs::remove_file(stale) {
@@ -102,12 +107,43 @@ fn listen_at(path: &Path) -> io::Result<OwnedFd> {
 }
 
 struct Agent {
-    listener: OwnedFd,
+    door: Door,
     signals: SignalFd,
     control: Option<Control>,
     runs: Runs,
     sockets: Sockets,
     file_threads: Vec<thread::JoinHandle<()>>,
+}
+
+/// How the daemon comes in.
+enum Door {
+    /// By a socket that listens.
+    Listener(OwnedFd),
+    /// By a trunk.
+    Trunk(Box<Stdio>),
+}
+
+impl Door {
+    fn open(options: &Options) -> io::Result<Self> {
+        let listener = match &options.listen {
+            _ if options.stdio => return Ok(Self::Trunk(Box::new(Stdio::take_over()?))),
+            Some(path) => listen_at(path)?,
+            // SAFETY: whoever starts us without a path passes a socket here, and nothing else has touched it.
+            None => unsafe { OwnedFd::from_raw_fd(LISTENER) },
+        };
+        // Runs must not inherit it.
+        fcntl(&listener, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        // Listening only now makes this process the one that peers see (SO_PEERCRED in unix(7)).
+        listen(&listener, Backlog::MAXCONN)?;
+        Ok(Self::Listener(listener))
+    }
+
+    fn trunk(&self) -> Option<&Stdio> {
+        match self {
+            Self::Trunk(stdio) => Some(stdio),
+            Self::Listener(_) => None,
+        }
+    }
 }
 
 impl Agent {
@@ -119,22 +155,14 @@ impl Agent {
         if let Some(path) = &options.workspace {
             workspace::make(path, &options.user)?;
         }
-        let listener = match &options.listen {
-            Some(path) => listen_at(path)?,
-            // SAFETY: whoever starts us without a path passes a socket here, and nothing else has touched it.
-            None => unsafe { OwnedFd::from_raw_fd(LISTENER) },
-        };
-        // Runs must not inherit it.
-        fcntl(&listener, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        // Listening only now makes this process the one that peers see (SO_PEERCRED in unix(7)).
-        listen(&listener, Backlog::MAXCONN)?;
         let runs = Runs::new(options.deny_clone3)?;
         let sockets = Sockets::default();
-        Ok(Self { listener, signals, control: None, runs, sockets, file_threads: Vec::new() })
+        let door = Door::open(options)?;
+        Ok(Self { door, signals, control: None, runs, sockets, file_threads: Vec::new() })
     }
 
     fn run(&mut self) -> io::Error {
@@ -150,33 +178,68 @@ impl Agent {
         let ready = self.wait()?;
         if ready.child {
             while self.signals.read_signal()?.is_some() {}
-            self.runs.reap(&mut self.control);
+            self.runs.reap(&mut self.control, self.door.trunk());
         }
-        self.runs.hear_keepers(&mut self.control);
+        self.runs.hear_keepers(&mut self.control, self.door.trunk());
         if ready.control {
             self.hear();
         }
         if ready.connection {
             self.accept();
         }
-        Ok(())
+        self.serve_trunk(&ready.places)
     }
 
     fn wait(&self) -> io::Result<Ready> {
-        let mut fds = vec![
-            PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-        ];
-        if let Some(control) = &self.control {
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let control = self.control.as_ref().map(|control| {
             fds.push(PollFd::new(control.socket(), control.interest()));
-        }
+            fds.len() - 1
+        });
         fds.extend(self.runs.keepers().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let (first, mut places) = (fds.len(), Vec::new());
+        match &self.door {
+            Door::Listener(listener) => fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
+            Door::Trunk(stdio) => {
+                for (place, fd, flags) in stdio.trunk.interests() {
+                    places.push(place);
+                    fds.push(PollFd::new(fd, flags));
+                }
+            }
+        }
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let is_ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
-        Ok(Ready { connection: is_ready(0), child: is_ready(1), control: self.control.is_some() && is_ready(2) })
+        let connection = places.is_empty() && is_ready(first);
+        let mut index = first;
+        places.retain(|_| {
+            index += 1;
+            is_ready(index - 1)
+        });
+        Ok(Ready { connection, child: is_ready(0), control: control.is_some_and(is_ready), places })
+    }
+
+    /// Moves what can be moved in a trunk, and opens the connections that came by it. A trunk that ends leaves nothing to
+    /// serve: nobody could ever reach this sandbox again.
+    fn serve_trunk(&mut self, places: &[Place]) -> io::Result<()> {
+        let mut opened = Vec::new();
+        if let Door::Trunk(stdio) = &mut self.door {
+            for place in places {
+                stdio.trunk.serve(*place)?;
+            }
+            while let Some(happened) = stdio.trunk.happened() {
+                if let Happened::Opened(open) = happened {
+                    opened.push((open.purpose(), stdio.connection(open)?));
+                }
+            }
+            stdio.trunk.serve(Place::Output)?;
+        }
+        for (purpose, socket) in opened {
+            self.admit(purpose, socket, Receiver::default());
+        }
+        Ok(())
     }
 
     /// Serves what the daemon asks; forgets the connection when it is over. The runs go on.
@@ -185,7 +248,11 @@ impl Agent {
         let mut result = control.flush();
         while result.is_ok() {
             result = control.read();
-            while let Some(request) = control.next() {
+            while let Some(mut request) = control.next() {
+                if let Err(error) = self.lend(&mut request) {
+                    control.refuse(request.number, Step::Fork, error.raw_os_error().unwrap_or(libc::EINVAL));
+                    continue;
+                }
                 match request.body {
                     Some(to_guest::Body::MakeSocket(make)) => self.sockets.make(&mut control, request.number, make),
                     Some(to_guest::Body::Listen(listen)) => self.sockets.listen(&mut control, request.number, listen),
@@ -198,16 +265,40 @@ impl Agent {
         }
     }
 
+    /// Makes what would have come with a request, were it not for the trunk.
+    fn lend(&mut self, request: &mut Request) -> io::Result<()> {
+        let Door::Trunk(stdio) = &mut self.door else { return Ok(()) };
+        match &request.body {
+            Some(to_guest::Body::Spawn(spawn)) => {
+                if let Some(channels) = spawn.channels {
+                    request.fds = stdio.lend(spawn, channels)?;
+                }
+            }
+            Some(to_guest::Body::Release(release)) => stdio.forget(&release.run),
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn accept(&mut self) {
         use std::os::fd::AsRawFd;
-        let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) else { return };
+        let Door::Listener(listener) = &self.door else { return };
+        let Ok(fd) = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) else { return };
         // SAFETY: accept4 has just made this descriptor, and nobody else knows of it.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        match greet(&socket) {
-            Ok((Purpose::Control, receiver)) => self.control = Control::new(socket, receiver).ok(),
-            Ok((Purpose::Files, receiver)) => self.serve_files(socket, receiver),
-            // Whoever that was, the connection is closed by dropping it.
-            Ok((Purpose::Unspecified, _)) | Err(_) => {}
+        // Whoever else that was, the connection is closed by dropping it.
+        if is_outside(socket.as_fd()).unwrap_or(false)
+            && let Ok((purpose, receiver)) = greet(&socket)
+        {
+            self.admit(purpose, socket, receiver);
+        }
+    }
+
+    fn admit(&mut self, purpose: Purpose, socket: OwnedFd, receiver: Receiver) {
+        match purpose {
+            Purpose::Control => self.control = Control::new(socket, receiver).ok(),
+            Purpose::Files => self.serve_files(socket, receiver),
+            Purpose::Unspecified => {}
         }
     }
 
@@ -217,7 +308,8 @@ impl Agent {
             return;
         }
         let Ok(answers) = socket.try_clone() else { return };
-        match thread::Builder::new().stack_size(FILE_STACK).spawn(move || files::serve(socket, receiver)) {
+        let content = if self.door.trunk().is_some() { Content::Told } else { Content::Passed };
+        match thread::Builder::new().stack_size(FILE_STACK).spawn(move || files::serve(socket, receiver, content)) {
             Ok(thread) => self.file_threads.push(thread),
             // The sandbox is full of processes. Whoever asks hears it as the answer to his first request.
             Err(error) => files::refuse(&answers, &error),
@@ -232,13 +324,12 @@ struct Ready {
     connection: bool,
     child: bool,
     control: bool,
+    /// Of the trunk.
+    places: Vec<Place>,
 }
 
-/// Checks who is there and hears what the connection is for.
-fn greet(socket: &OwnedFd) -> io::Result<(Purpose, Receiver)> {
-    if !is_outside(socket.as_fd())? {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
+/// Hears what a connection is for.
+pub(super) fn greet(socket: &OwnedFd) -> io::Result<(Purpose, Receiver)> {
     setsockopt(socket, ReceiveTimeout, &TimeVal::seconds(HELLO_SECONDS))?;
     let mut receiver = Receiver::default();
     let hello: Option<Hello> = receiver.wait(socket.as_fd())?;

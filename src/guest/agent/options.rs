@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 /// The place of the socket: the guest makes it there instead of finding its descriptor.
 pub const LISTEN: &str = "--listen";
+/// Instead of a socket: stdin and stdout are the one stream to the daemon.
+pub const STDIO: &str = "--stdio";
 /// A directory that is to be there, owned by the user that `USER` names.
 pub const WORKSPACE: &str = "--workspace";
 /// Who owns the workspace: name, uid, name:group or uid:gid.
@@ -18,6 +20,8 @@ pub const DENY_CLONE3: &str = "--deny-clone3";
 pub struct Options {
     /// See [`LISTEN`].
     pub listen: Option<PathBuf>,
+    /// See [`STDIO`].
+    pub stdio: bool,
     /// See [`WORKSPACE`].
     pub workspace: Option<PathBuf>,
     /// See [`USER`].
@@ -37,6 +41,7 @@ impl Options {
             let mut value = || arguments.next().ok_or(io::ErrorKind::InvalidInput);
             match argument.to_str() {
                 Some(LISTEN) => options.listen = Some(value()?.into()),
+                Some(STDIO) => options.stdio = true,
                 Some(WORKSPACE) => options.workspace = Some(value()?.into()),
                 Some(USER) => options.user = value()?.into_string().map_err(|_| io::ErrorKind::InvalidInput)?,
                 Some(DENY_CLONE3) => options.deny_clone3 = true,
@@ -62,9 +67,10 @@ mod tests {
 
     #[test]
     fn every_argument_is_read() {
-        let options = parse(&[LISTEN, "/io/s", WORKSPACE, "/w", USER, "ada", DENY_CLONE3]).unwrap();
+        let options = parse(&[LISTEN, "/io/s", STDIO, WORKSPACE, "/w", USER, "ada", DENY_CLONE3]).unwrap();
         let expected = Options {
             listen: Some("/io/s".into()),
+            stdio: true,
             workspace: Some("/w".into()),
             user: "ada".to_owned(),
             deny_clone3: true,

@@ -17,6 +17,7 @@ use super::control::{Control, Request};
 use super::ends::{Ends, Kept};
 use super::keeper::{Keeper, Report, send_signal};
 use super::spawn::{Failure, Launcher, Plan};
+use super::stdio::Stdio;
 use super::users;
 use crate::guest::wire::{Ended, Exited, Held, MAX_ENDED, Spawn, Spawned, Step, Swept, from_guest, to_guest};
 
@@ -133,18 +134,18 @@ impl Runs {
     }
 
     /// Takes every process that has ended off the process table, orphans too, and reports the leaders.
-    pub fn reap(&mut self, control: &mut Option<Control>) {
+    pub fn reap(&mut self, control: &mut Option<Control>, carried: Option<&Stdio>) {
         while let Some((pid, code, status)) = wait_any() {
             let is_leader = |run: &Run| run.keeper.is_none() && run.leader == Leader::Alive && run.pid == pid;
             let run = self.runs.iter().find(|(_, run)| is_leader(run));
             if let Some(name) = run.map(|(name, _)| name.clone()) {
-                self.end(control, name, ended(code, status));
+                self.end(control, carried, name, ended(code, status));
             }
         }
     }
 
     /// What the keepers have to say.
-    pub fn hear_keepers(&mut self, control: &mut Option<Control>) {
+    pub fn hear_keepers(&mut self, control: &mut Option<Control>, carried: Option<&Stdio>) {
         let mut exits = Vec::new();
         for (name, run) in &mut self.runs {
             while let Some(keeper) = run.keeper.as_ref().filter(|keeper| is_readable(keeper.reports())) {
@@ -156,13 +157,14 @@ impl Runs {
             }
         }
         for (name, ended) in exits {
-            self.end(control, name, ended);
+            self.end(control, carried, name, ended);
         }
     }
 
     /// Keeps how a leader ended, and tells the daemon, if there is one. One that takes over hears of it then.
-    fn end(&mut self, control: &mut Option<Control>, name: String, ended: Ended) {
+    fn end(&mut self, control: &mut Option<Control>, carried: Option<&Stdio>, name: String, ended: Ended) {
         let Some(run) = self.runs.get_mut(&name) else { return };
+        let ended = Ended { written: carried.and_then(|carried| carried.written(&name)), ..ended };
         self.ended += 1;
         run.leader = Leader::Ended(ended, self.ended);
         // Nobody writes to it any more; a child that still reads sees the end.
@@ -211,8 +213,8 @@ impl Run {
 /// `si_code` and `si_status` of waitid(2).
 fn ended(code: i32, status: i32) -> Ended {
     match code {
-        libc::CLD_EXITED => Ended { code: Some(status), signal: 0 },
-        _ => Ended { code: None, signal: status },
+        libc::CLD_EXITED => Ended { code: Some(status), signal: 0, written: None },
+        _ => Ended { code: None, signal: status, written: None },
     }
 }
 
@@ -250,7 +252,7 @@ mod tests {
         let alive = Held { run: "a".to_owned(), pid: 7, ended: None, keeper: true, stdin: true, pty: false };
         assert_eq!(runs.runs["a"].held("a"), alive);
         let ended = ended(libc::CLD_KILLED, libc::SIGKILL);
-        runs.end(&mut None, "a".to_owned(), ended);
+        runs.end(&mut None, None, "a".to_owned(), ended);
         assert_eq!(runs.runs["a"].held("a"), Held { ended: Some(ended), stdin: false, ..alive });
         assert_eq!(runs.signal("a", libc::SIGTERM), Err(Errno::ESRCH));
     }
@@ -264,7 +266,7 @@ mod tests {
             let null = std::rc::Rc::clone(&runs.runs["alive"].kept.fds()[0]);
             let kept = Kept::Terminal(null);
             runs.runs.insert(number.to_string(), Run { kept, ..run() });
-            runs.end(&mut None, number.to_string(), ended(libc::CLD_EXITED, 0));
+            runs.end(&mut None, None, number.to_string(), ended(libc::CLD_EXITED, 0));
         }
         assert_eq!(runs.runs.len(), MAX_ENDED + 1);
         assert!(runs.runs.contains_key("alive") && runs.runs.contains_key("0"));

@@ -277,7 +277,7 @@ mod tests {
     fn an_exit_told_between_the_answers_is_heard() {
         let (mut state, answered) = waiting();
         state.deliver(held(RUN, None), fds(3)).unwrap();
-        let ended = Some(wire::Ended { code: None, signal: 9 });
+        let ended = Some(wire::Ended { code: None, signal: 9, written: None });
         let exited = from_guest::Body::Exited(wire::Exited { run: RUN.to_owned(), ended });
         state.deliver(FromGuest { request: 0, fds: 0, body: Some(exited) }, Vec::new()).unwrap();
         let mut run = finish(state, answered).remove(0);
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn an_exit_of_before_comes_with_the_run_and_a_second_word_of_it_is_nothing() {
         let (mut state, answered) = waiting();
-        let ended = Some(wire::Ended { code: Some(3), signal: 0 });
+        let ended = Some(wire::Ended { code: Some(3), signal: 0, written: None });
         state.deliver(held(RUN, ended), fds(3)).unwrap();
         let exited = from_guest::Body::Exited(wire::Exited { run: RUN.to_owned(), ended });
         state.deliver(FromGuest { request: 0, fds: 0, body: Some(exited) }, Vec::new()).unwrap();

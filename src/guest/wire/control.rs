@@ -127,6 +127,23 @@ pub struct Spawn {
     /// above the run, so that [`Sweep`] finds what it leaves.
     #[prost(bool, tag = "9")]
     pub cgroup: bool,
+    /// Of a run whose output is carried by a trunk: its channels. No descriptors come with it then.
+    #[prost(message, optional, tag = "10")]
+    pub channels: Option<Channels>,
+}
+
+/// The channels of a run. The guest makes its pipes.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Channels {
+    /// Of stdin, if it has one.
+    #[prost(uint32, tag = "1")]
+    pub stdin: u32,
+    /// Of stdout.
+    #[prost(uint32, tag = "2")]
+    pub stdout: u32,
+    /// Of stderr.
+    #[prost(uint32, tag = "3")]
+    pub stderr: u32,
 }
 
 /// Size of a terminal in characters.
@@ -302,6 +319,21 @@ pub struct Ended {
     /// The signal that ended it otherwise.
     #[prost(int32, tag = "2")]
     pub signal: i32,
+    /// Of a run whose output is carried by a trunk: how much of it was there by then.
+    #[prost(message, optional, tag = "3")]
+    pub written: Option<Written>,
+}
+
+/// How many bytes of a run's output have to have come through a trunk before its end is told: all that were written
+/// before it. `u64::MAX` is all until the channel is over.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Written {
+    /// Of stdout.
+    #[prost(uint64, tag = "1")]
+    pub stdout: u64,
+    /// Of stderr.
+    #[prost(uint64, tag = "2")]
+    pub stderr: u64,
 }
 
 /// What a sweep found.

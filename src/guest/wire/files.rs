@@ -13,7 +13,7 @@ pub struct FileRequest {
     #[prost(string, tag = "1")]
     pub user: String,
     /// What is asked.
-    #[prost(oneof = "file_request::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "file_request::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub body: Option<file_request::Body>,
 }
 
@@ -47,6 +47,12 @@ pub mod file_request {
         /// Answered by `Info`.
         #[prost(message, tag = "9")]
         Rename(super::Rename),
+        /// Answered by `Content`.
+        #[prost(message, tag = "10")]
+        Fetch(super::Fetch),
+        /// Answered by `Done`.
+        #[prost(message, tag = "11")]
+        Store(super::Store),
     }
 }
 
@@ -54,7 +60,7 @@ pub mod file_request {
 #[derive(Clone, PartialEq, Message)]
 pub struct FileReply {
     /// What is said.
-    #[prost(oneof = "file_reply::Body", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "file_reply::Body", tags = "1, 2, 3, 4, 5, 6")]
     pub body: Option<file_reply::Body>,
 }
 
@@ -63,7 +69,8 @@ pub mod file_reply {
     /// See the messages.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Body {
-        /// The file is open; its descriptor comes with the frame.
+        /// The file is open; its descriptor comes with the frame, but over a trunk, where [`super::Fetch`] and
+        /// [`super::Store`] take its place.
         #[prost(message, tag = "1")]
         Opened(super::FileInfo),
         /// How the file stands now.
@@ -78,6 +85,9 @@ pub mod file_reply {
         /// It failed.
         #[prost(message, tag = "5")]
         Failed(super::FileFailed),
+        /// Bytes of the open file.
+        #[prost(message, tag = "6")]
+        Content(super::Content),
     }
 }
 
@@ -109,6 +119,36 @@ pub struct Replace {
 /// Puts the file of the last [`Replace`] in its place.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Commit {}
+
+/// Most bytes of one [`Fetch`] or [`Store`].
+pub const MAX_CONTENT: usize = 1 << 20;
+
+/// Reads from the file of the last [`Open`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Fetch {
+    /// Of the first byte.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// Most bytes; [`MAX_CONTENT`] at most.
+    #[prost(uint32, tag = "2")]
+    pub length: u32,
+}
+
+/// Some bytes of a file: fewer than were asked for only at its end.
+#[derive(Clone, PartialEq, Message)]
+pub struct Content {
+    /// The bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub bytes: Vec<u8>,
+}
+
+/// Writes on, where the last [`Replace`] or [`Store`] has ended; [`MAX_CONTENT`] bytes at most.
+#[derive(Clone, PartialEq, Message)]
+pub struct Store {
+    /// The bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub bytes: Vec<u8>,
+}
 
 /// Lists entries in order: by path, component by component, bytewise; a parent before its children.
 #[derive(Clone, PartialEq, Message)]

@@ -80,6 +80,16 @@ impl Receiver {
         result
     }
 
+    /// Takes in bytes that came by another way than a socket.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// What has come and is no whole message yet. No messages can be taken after that.
+    pub fn into_rest(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// The next whole message, or `None` until more bytes are read.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ struct Sandbox {
 impl Sandbox {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let worker = Worker { root: Root::at(directory.path()), user: None, replacement: None };
+        let worker = Worker { root: Root::at(directory.path()), user: None, replacement: None, file: None };
         Self { directory, worker }
     }
 
