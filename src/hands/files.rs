@@ -1,8 +1,8 @@
 //! Files of a sandbox.
 //!
 //! Every operation is a short conversation with the guest, on a connection of its own, on the blocking pool. The guest
-//! resolves paths and checks rights as the sandbox's user; content never passes through it: it hands over descriptors of
-//! regular files, which are read and written here.
+//! resolves paths and checks rights as the sandbox's user; content does not pass through it where it can hand over
+//! descriptors of regular files, which are read and written here.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 use tokio::time;
 
+use self::content::Content;
 use self::conversation::{ANSWER_WAIT, BULK_WAIT, Conversation, LIST_WAIT};
 pub use self::edit::{EditError, MAX_EDIT, Occurrences};
 pub use self::error::FileError;
@@ -20,6 +21,7 @@ pub use self::search::{Found, GrepOptions, Match, SearchError};
 pub use self::write::{Checksum, ChecksumFormatError, WriteOptions, Writing, Written};
 use crate::guest::wire::{self, file_reply, file_request};
 
+mod content;
 mod conversation;
 mod edit;
 mod error;
@@ -98,7 +100,11 @@ impl Files {
             let path = guest.path().to_owned();
             let request = wire::Open { path: path.clone().into() };
             let (info, file) = guest.open(file_request::Body::Open(request), ANSWER_WAIT)?;
-            Reading::begin(FileInfo::at(path.as_bytes(), info), &path, file, range, guest.end())
+            let content = match file {
+                Some(file) => Content::Here { file, _permit: guest.end() },
+                None => Content::There(Box::new(guest)),
+            };
+            Reading::begin(FileInfo::at(path.as_bytes(), info), &path, content, range)
         })
         .await
     }

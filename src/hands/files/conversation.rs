@@ -60,15 +60,52 @@ impl Conversation {
         self.permit
     }
 
-    /// Asks for a regular file.
+    /// Asks for a regular file; without a file, its content is asked for by [`Conversation::fetch`] and given by
+    /// [`Conversation::store`].
     ///
     /// # Errors
     /// Those of the guest; [`FileError::Lost`] also if what comes is no regular file: the guest is not trusted.
-    pub fn open(&mut self, body: file_request::Body, wait: Duration) -> Result<(FileInfo, File), FileError> {
+    pub fn open(&mut self, body: file_request::Body, wait: Duration) -> Result<(FileInfo, Option<File>), FileError> {
         let file_reply::Body::Opened(info) = self.ask(body, wait)? else { return Err(self.unexpected()) };
-        let file = File::from(self.receiver.take_fd().ok_or_else(|| self.unexpected())?);
+        let Some(file) = self.receiver.take_fd().map(File::from) else { return Ok((info, None)) };
         let metadata = file.metadata().map_err(|error| FileError::from_io(&self.path, &error))?;
-        if metadata.is_file() { Ok((info, file)) } else { Err(self.unexpected()) }
+        if metadata.is_file() { Ok((info, Some(file))) } else { Err(self.unexpected()) }
+    }
+
+    /// Reads from the file that was opened; answers fewer bytes than the buffer holds only at its end.
+    ///
+    /// # Errors
+    /// Those of the guest; [`FileError::Lost`].
+    pub fn fetch(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, FileError> {
+        let mut filled = 0;
+        for part in buffer.chunks_mut(wire::MAX_CONTENT) {
+            let length = u32::try_from(part.len()).expect("a part is small");
+            let fetch = wire::Fetch { offset: offset.saturating_add(filled as u64), length };
+            let content = match self.ask(file_request::Body::Fetch(fetch), ANSWER_WAIT)? {
+                file_reply::Body::Content(content) if content.bytes.len() <= part.len() => content.bytes,
+                _ => return Err(self.unexpected()),
+            };
+            part[..content.len()].copy_from_slice(&content);
+            filled += content.len();
+            if content.len() < part.len() {
+                break;
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Writes on in the file that was opened.
+    ///
+    /// # Errors
+    /// Those of the guest; [`FileError::Lost`].
+    pub fn store(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        for part in bytes.chunks(wire::MAX_CONTENT) {
+            match self.ask(file_request::Body::Store(wire::Store { bytes: part.to_vec() }), ANSWER_WAIT)? {
+                file_reply::Body::Done(_) => {}
+                _ => return Err(self.unexpected()),
+            }
+        }
+        Ok(())
     }
 
     /// Asks for what is answered by how a file stands.

@@ -3,17 +3,14 @@
 //! A chunk is read on the blocking pool while the one before is on its way to the client. A client that stalls holds two
 //! chunks of memory and no thread.
 
-use std::fs::File;
-use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
+use super::content::Content;
 use super::{FileError, FileInfo, joined};
 
 /// Bytes of the first chunk: it comes with the answer that the file is open, and most files are no larger.
@@ -66,8 +63,6 @@ pub struct Reading {
     pub info: FileInfo,
     path: String,
     state: State,
-    /// One operation of the sandbox's, until the reader is done.
-    _permit: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -84,15 +79,9 @@ enum State {
 
 impl Reading {
     /// Reads the first chunk. Blocks.
-    pub(super) fn begin(
-        info: FileInfo,
-        path: &str,
-        file: File,
-        range: ReadRange,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Self, FileError> {
-        let (source, step) = Source::new(path.to_owned(), file, range).step(FIRST_CHUNK)?;
-        Ok(Self { info, path: path.to_owned(), state: State::Ready(source, step), _permit: permit })
+    pub(super) fn begin(info: FileInfo, path: &str, content: Content, range: ReadRange) -> Result<Self, FileError> {
+        let (source, step) = Source::new(path.to_owned(), content, range).step(FIRST_CHUNK)?;
+        Ok(Self { info, path: path.to_owned(), state: State::Ready(source, step) })
     }
 
     /// The next part; `None` after [`ReadPart::End`] or an error. Cancel-safe.
@@ -133,7 +122,8 @@ impl Reading {
 #[derive(Debug)]
 struct Source {
     path: String,
-    file: File,
+    /// Holds the permit of the operation until the reader is done.
+    content: Content,
     /// Of the next byte to look at.
     offset: u64,
     window: Window,
@@ -147,23 +137,20 @@ struct Step {
 }
 
 impl Source {
-    fn new(path: String, file: File, range: ReadRange) -> Self {
+    fn new(path: String, content: Content, range: ReadRange) -> Self {
         let (offset, window) = match range {
             ReadRange::Bytes { offset, limit } => (offset, Window::Bytes { left: limit }),
             ReadRange::Lines { skip, limit } => (0, Window::Lines { skip, left: limit }),
         };
-        Self { path, file, offset, window }
+        Self { path, content, offset, window }
     }
 
     /// Reads a chunk of at most `most` bytes, and finds what is wanted of it.
     fn step(mut self, most: usize) -> Result<(Self, Step), FileError> {
-        match self.try_step(most) {
-            Ok(step) => Ok((self, step)),
-            Err(error) => Err(FileError::from_io(&self.path, &error)),
-        }
+        self.try_step(most).map(|step| (self, step))
     }
 
-    fn try_step(&mut self, most: usize) -> io::Result<Step> {
+    fn try_step(&mut self, most: usize) -> Result<Step, FileError> {
         let mut chunk = vec![0; self.window.most(most)];
         let length = self.read(&mut chunk)?;
         let is_short = length < chunk.len();
@@ -181,22 +168,8 @@ impl Source {
     }
 
     /// Fills the buffer from the present offset; answers fewer bytes than that only at the end of the file.
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut length = 0;
-        while length < buffer.len() {
-            let offset = self.offset.saturating_add(length as u64);
-            // No file is as long as what pread(2) would call negative.
-            if i64::try_from(offset).is_err() {
-                break;
-            }
-            match self.file.read_at(&mut buffer[length..], offset) {
-                Ok(0) => break,
-                Ok(count) => length += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(length)
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FileError> {
+        self.content.read(&self.path, buffer, self.offset)
     }
 }
 
@@ -257,8 +230,10 @@ fn pass_lines(chunk: &[u8], count: &mut u64) -> usize {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::sync::Arc;
 
     use proptest::prelude::*;
+    use tokio::sync::Semaphore;
 
     use super::*;
 
@@ -266,7 +241,8 @@ mod tests {
     fn read(content: &[u8], range: ReadRange, most: usize) -> (Vec<u8>, ReadEnd) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
-        let mut source = Source::new("/f".to_owned(), file, range);
+        let _permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let mut source = Source::new("/f".to_owned(), Content::Here { file, _permit }, range);
         let mut data = Vec::new();
         loop {
             let (next, step) = source.step(most).unwrap();

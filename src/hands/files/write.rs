@@ -67,7 +67,7 @@ pub struct Written {
 /// A file that is being written. Dropping it leaves the old file, and nothing beside it.
 #[derive(Debug)]
 pub struct Writing {
-    conversation: Conversation,
+    path: String,
     expected: Option<Checksum>,
     batch: Vec<Bytes>,
     batch_size: usize,
@@ -77,7 +77,9 @@ pub struct Writing {
 /// The file and the sum of what was written to it.
 #[derive(Debug)]
 struct Sink {
-    file: File,
+    guest: Box<Conversation>,
+    /// `None`: the guest could not hand it over, and is told each piece.
+    file: Option<File>,
     hasher: Sha256,
 }
 
@@ -86,15 +88,16 @@ enum State {
     /// Nothing is being written.
     Idle(Sink),
     /// A batch is.
-    Busy(JoinHandle<io::Result<Sink>>),
+    Busy(JoinHandle<Result<Sink, FileError>>),
     /// A batch failed; the file is not whole.
     Failed,
 }
 
 impl Writing {
-    pub(super) fn new(conversation: Conversation, file: File, expected: Option<Checksum>) -> Self {
-        let state = State::Idle(Sink { file, hasher: Sha256::new() });
-        Self { conversation, expected, batch: Vec::new(), batch_size: 0, state }
+    pub(super) fn new(guest: Conversation, file: Option<File>, expected: Option<Checksum>) -> Self {
+        let path = guest.path().to_owned();
+        let state = State::Idle(Sink { guest: Box::new(guest), file, hasher: Sha256::new() });
+        Self { path, expected, batch: Vec::new(), batch_size: 0, state }
     }
 
     /// Takes the next bytes. They are held until there are enough of them, and written while the next ones come; so at
@@ -122,41 +125,46 @@ impl Writing {
     /// it may have been.
     pub async fn finish(mut self) -> Result<Written, FileError> {
         let mut sink = self.settle().await?;
-        let Self { mut conversation, expected, batch, .. } = self;
-        blocking(conversation.path().to_owned(), move || {
-            let path = conversation.path();
-            sink.write(&batch).map_err(|error| FileError::from_io(path, &error))?;
-            let sha256 = Checksum(sink.hasher.finalize().into());
+        let Self { path, expected, batch, .. } = self;
+        blocking(path.clone(), move || {
+            sink.write(&batch)?;
+            let Sink { mut guest, file, hasher } = sink;
+            let sha256 = Checksum(hasher.finalize().into());
             if expected.is_some_and(|expected| expected != sha256) {
-                return Err(FileError::ChecksumMismatch { path: path.to_owned() });
+                return Err(FileError::ChecksumMismatch { path });
             }
-            let metadata = sink.file.metadata().map_err(|error| FileError::from_io(path, &error))?;
-            conversation.info(file_request::Body::Commit(wire::Commit {}))?;
-            Ok(Written { size: metadata.len(), sha256 })
+            let metadata = file.map(|file| file.metadata()).transpose();
+            let metadata = metadata.map_err(|error| FileError::from_io(&path, &error))?;
+            let info = guest.info(file_request::Body::Commit(wire::Commit {}))?;
+            Ok(Written { size: metadata.map_or(info.size, |metadata| metadata.len()), sha256 })
         })
         .await
     }
 
     /// Waits for the batch that is being written. The caller puts the sink to use before it waits again.
     async fn settle(&mut self) -> Result<Sink, FileError> {
-        let path = self.conversation.path();
         if let State::Busy(task) = &mut self.state {
             let result = task.await;
             self.state = State::Failed;
-            self.state = State::Idle(joined(path, result)?.map_err(|error| FileError::from_io(path, &error))?);
+            self.state = State::Idle(joined(&self.path, result)??);
         }
         match std::mem::replace(&mut self.state, State::Failed) {
             State::Idle(sink) => Ok(sink),
-            State::Busy(_) | State::Failed => Err(FileError::from_io(path, &io::ErrorKind::BrokenPipe.into())),
+            State::Busy(_) | State::Failed => Err(FileError::from_io(&self.path, &io::ErrorKind::BrokenPipe.into())),
         }
     }
 }
 
 impl Sink {
-    fn write(&mut self, batch: &[Bytes]) -> io::Result<()> {
+    fn write(&mut self, batch: &[Bytes]) -> Result<(), FileError> {
         for bytes in batch {
             self.hasher.update(bytes);
-            self.file.write_all(bytes)?;
+            match &mut self.file {
+                Some(file) => {
+                    file.write_all(bytes).map_err(|error| FileError::from_io(self.guest.path(), &error))?;
+                }
+                None => self.guest.store(bytes)?,
+            }
         }
         Ok(())
     }
