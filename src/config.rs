@@ -20,6 +20,7 @@ pub use brains::{BrainConfig, ModelConfig, ProviderConfig};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::auth::tls::TlsFiles;
+use crate::engine::Passage;
 use crate::health::policy::Floors;
 use crate::image::{ImageRef, ImageRefError};
 use crate::network::policy::Policy;
@@ -199,6 +200,8 @@ pub struct DockerConfig {
     pub socket: PathBuf,
     /// The OCI runtime, by the name that Docker knows it by; `None` is Docker's default.
     pub runtime: Option<String>,
+    /// How guests are reached; `None`: as the runtime lets them be.
+    pub guest: Option<Passage>,
     /// The network of sandboxes that have addresses: "own" is the daemon's, with its refusals; "none": they cannot; else
     /// the name of one of Docker's, under its rules.
     pub network_mode: String,

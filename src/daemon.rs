@@ -97,7 +97,7 @@ impl Daemon {
         let defaults = defaults(config)?;
         let web = Web::bind(config).await?;
         let http = web.as_ref().map(Web::address);
-        let node = node_info(config, &host, engine.name(), is_root, http);
+        let node = node_info(config, &host, &*engine, is_root, http);
         let sealer = Arc::new(sealer(config)?);
         let boot = node.boot_id.clone();
         let sandboxes = Sandboxes::open(engine, store.clone(), Arc::clone(&sealer), defaults, boot).await;

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 
+use nix::errno::Errno;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::proto::ErrorReason;
 use crate::credential::CredentialError;
 use crate::engine::EngineError;
+use crate::guest::client::GuestError;
 use crate::guest::wire::Step;
 use crate::hands::RunError;
 use crate::hands::files::{EditError, FileError, SearchError};
@@ -225,6 +227,10 @@ impl From<ForwardError> for Fault {
             ForwardError::Connect { source: ConnectError::Silent { .. }, .. } => {
                 Self::new(Code::Unavailable, ErrorReason::PortClosed, message)
             }
+            ForwardError::Connect {
+                source: ConnectError::Guest(GuestError::Refused { errno: Errno::EOPNOTSUPP, .. }),
+                ..
+            } => Self::new(Code::FailedPrecondition, ErrorReason::NetworkUnsupported, message),
             ForwardError::Connect { source: ConnectError::Guest(_) | ConnectError::Socket { .. }, .. } => {
                 Self::new(Code::Unavailable, ErrorReason::SandboxLost, message)
             }
@@ -306,6 +312,10 @@ fn raw(error: &io::Error) -> i32 {
 
 /// A run that the guest could not start: the caller's doing, or the sandbox's.
 fn refused(step: Step, errno: i32, message: String) -> Fault {
+    if (step, errno) == (Step::Pty, libc::EOPNOTSUPP) {
+        let message = "there are no terminals where guests are reached by stdio: this node's runtime lets no socket in";
+        return Fault::new(Code::FailedPrecondition, ErrorReason::TerminalUnsupported, message).about("pty");
+    }
     let (code, reason, field) = match (step, errno) {
         (Step::User | Step::Credentials, _) => (Code::FailedPrecondition, ErrorReason::UserNotFound, Some("user")),
         (Step::Cwd, _) => (Code::FailedPrecondition, ErrorReason::CwdInvalid, Some("cwd")),

@@ -16,6 +16,7 @@ use super::{
     ImageConfig, ListenAddress, LogConfig, LogFormat, NetworkConfig, Overrides, PullPolicy, RunDefaults,
     SandboxDefaults, UserNamespace, defaults, units,
 };
+use crate::engine::Passage;
 use crate::health::policy::Floors;
 use crate::network::policy::{Allow, Bounds, Policy, Rule};
 use crate::sandbox::policy::Policy as Restarts;
@@ -297,12 +298,14 @@ fn engine(engine: &mut Section<'_, '_>, overrides: &Overrides, environment: &Env
 
 fn docker(docker: &mut Section<'_, '_>, kind: EngineKind, environment: &Environment) -> DockerConfig {
     let pull = [("missing", PullPolicy::Missing), ("never", PullPolicy::Never), ("always", PullPolicy::Always)];
+    let guest = [("auto", None), ("socket", Some(Passage::Socket)), ("stdio", Some(Passage::Stdio))];
     let user_namespace = [("engine", UserNamespace::Engine), ("host", UserNamespace::Host)];
     let runtime =
         docker.take("runtime", text(|name| if name.is_empty() { Ok(None) } else { docker_name(name).map(Some) }));
     DockerConfig {
         socket: docker_socket(docker, kind, environment),
         runtime: runtime.flatten(),
+        guest: docker.take("guest", choice(guest)).flatten(),
         network_mode: docker
             .take("network_mode", text(docker_name))
             .unwrap_or_else(|| defaults::NETWORK_MODE.to_owned()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{
     CgroupUse, Config, DockerConfig, EngineKind, HttpConfig, LogFormat, NetworkConfig, PullPolicy, UserNamespace, units,
 };
+use crate::engine::Passage;
 use crate::network::policy::Policy;
 use crate::sandbox::policy::Policy as Restarts;
 
@@ -270,7 +271,8 @@ id_base = {id_base:#x}
     }
 
     fn docker(&self) -> String {
-        let DockerConfig { socket, runtime, network_mode, pull, user_namespace, credentials } = &self.engine.docker;
+        let DockerConfig { socket, runtime, guest, network_mode, pull, user_namespace, credentials } =
+            &self.engine.docker;
         let pull = match pull {
             PullPolicy::Missing => "missing",
             PullPolicy::Never => "never",
@@ -287,6 +289,9 @@ id_base = {id_base:#x}
 socket = {socket}
 # The OCI runtime, by the name that Docker knows it by; \"\" is Docker's default.
 runtime = {runtime}
+# How guests are reached: by a unix \"socket\", by the containers' \"stdio\" where a runtime lets no socket in (gVisor, Kata), or
+# \"auto\": as the runtime's name tells.
+guest = \"{guest}\"
 # The network of sandboxes with \"nat\": handsd's \"own\", or the name of one of Docker's, which handsd refuses nothing in;
 # \"none\" if there is to be none.
 network_mode = {network_mode}
@@ -298,6 +303,7 @@ user_namespace = \"{user_namespace}\"
 credentials = {credentials}
 ",
             socket = text(&socket.display().to_string()),
+            guest = guest.map_or("auto", Passage::name),
             runtime = text(runtime.as_deref().unwrap_or_default()),
             network_mode = text(network_mode),
             credentials = path_or_none(credentials.as_deref()),

@@ -160,6 +160,7 @@ id_base = 0x10000
 [engine.docker]
 socket = '/run/other.sock'
 runtime = 'runsc'
+guest = 'socket'
 network_mode = 'bridge'
 pull = 'never'
 user_namespace = 'host'
@@ -268,6 +269,7 @@ audit = '/audit'
             docker: DockerConfig {
                 socket: "/run/other.sock".into(),
                 runtime: Some("runsc".to_owned()),
+                guest: Some(Passage::Socket),
                 network_mode: "bridge".to_owned(),
                 pull: PullPolicy::Never,
                 user_namespace: UserNamespace::Host,

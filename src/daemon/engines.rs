@@ -86,10 +86,11 @@ fn start_native(config: &Config, instance: &str, is_root: bool) -> Result<Native
 }
 
 async fn start_docker(config: &Config, instance: &str) -> Result<Docker, DaemonError> {
-    let DockerConfig { socket, runtime, pull, user_namespace, credentials, .. } = config.engine.docker.clone();
+    let DockerConfig { socket, runtime, guest, pull, user_namespace, credentials, .. } = config.engine.docker.clone();
     let settings = docker::Settings {
         socket,
         runtime,
+        passage: guest,
         network: docker_network(config),
         pull: match pull {
             config::PullPolicy::Missing => docker::Pull::Missing,

@@ -10,7 +10,7 @@ use super::directory::spools;
 use crate::api::proto::{Defaults as DefaultsMessage, NodeInfo};
 use crate::check;
 use crate::config::{CgroupUse, Config};
-use crate::engine::Limits;
+use crate::engine::{Engine, Limits};
 use crate::hands;
 use crate::image::ImageRef;
 use crate::network::Outside;
@@ -60,7 +60,7 @@ pub fn defaults(config: &Config) -> Result<Defaults, DaemonError> {
 pub fn node_info(
     config: &Config,
     host: &check::Host,
-    engine: &str,
+    engine: &dyn Engine,
     is_root: bool,
     http: Option<SocketAddr>,
 ) -> NodeInfo {
@@ -68,7 +68,8 @@ pub fn node_info(
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     NodeInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        engine: engine.to_owned(),
+        engine: engine.name().to_owned(),
+        guest_passage: engine.passage().name().to_owned(),
         kernel: host.kernel.clone(),
         cgroup: match config.engine.cgroup {
             CgroupUse::Auto => host.cgroup_mode().to_string(),

@@ -4,6 +4,7 @@
 //! STATE/guest/<hash>/hands-guest    the guest's binary, bind-mounted read-only
 //! STATE/sandboxes/<id>/guest.sock   the guest's socket
 //! STATE/sandboxes/<id>/io/          where the guest makes it, bind-mounted; gone once it has
+//! STATE/sandboxes/<id>/relay        of one that no socket leads into: the process that listens in the guest's place
 //! STATE/sandboxes/<id>/nat          of one that has an address: its number; see `nat`
 //! STATE/docker-images/              which images were brought; see `brought`
 //! ```
@@ -13,6 +14,9 @@
 //!
 //! The guest makes its socket in a directory that the container sees. Before anything else can run in there, the socket
 //! is moved out and the directory removed, so that the sandbox can neither replace the one nor fill the other.
+//!
+//! Some runtimes let no unix socket of the node into a sandbox. There the guest speaks over the container's stdin and stdout,
+//! and a relay makes its socket; see `relay`.
 //!
 //! A sandbox with an address of its own is a container without a network, which is attached as those of the native engine
 //! are: by the same links, under the same rules.
@@ -30,7 +34,8 @@ use tokio::sync::mpsc;
 use super::cgroup;
 use super::nat::{self, Nat};
 use super::{
-    Engine, EngineError, Found, Happening, ImageDefaults, LimitSupport, Limits, Process, Spec, Started, Uplink, undo,
+    Engine, EngineError, Found, Happening, ImageDefaults, LimitSupport, Limits, Passage, Process, Spec, Started,
+    Uplink, undo,
 };
 use crate::guest::agent::files::remove_abandoned;
 use crate::ids::SandboxId;
@@ -51,6 +56,7 @@ mod guest;
 mod images;
 mod node;
 mod readiness;
+mod relay;
 mod seccomp;
 mod settings;
 
@@ -103,7 +109,8 @@ impl Docker {
         let images = Images::new(client.clone(), instance.to_owned(), pull, credentials, brought);
         // Another runtime's processes are not processes of this kernel, or not ones that it lets be placed.
         let is_shared_kernel = matches!(settings.runtime.as_deref(), None | Some("runc" | "crun"));
-        let cgroups = cgroups.filter(|_| is_shared_kernel && node.root.0 == 0);
+        let is_placed = is_shared_kernel && node.root.0 == 0 && settings.passage() == Passage::Socket;
+        let cgroups = cgroups.filter(|_| is_placed);
         let (instance, nat) = (instance.to_owned(), Err("it is not configured".to_owned()));
         Ok(Self { client, images, settings, instance, sandboxes, guest, cgroups, node, nat })
     }
@@ -173,6 +180,12 @@ impl Docker {
         let io = directory.join("io");
         let lookout = self.make_io(&io).map_err(failed("make", &io))?;
         let container = self.name(id);
+        if self.passage() == Passage::Stdio {
+            let (listen, note) = (io.join(container::SOCKET), relay::note(&directory));
+            let (program, docker) = (&self.guest, &self.settings.socket);
+            let parts = relay::Parts { program, docker, container: &container, listen: &listen, note: &note };
+            relay::start(&parts).await.map_err(failed("start the relay in", &directory))?;
+        }
         self.client.start(&container).await?;
         let state = self.client.inspect(&container).await?.state.unwrap_or_default();
         let (pid, init) = first_process(state)?;
@@ -185,12 +198,23 @@ impl Docker {
         let socket = directory.join(container::SOCKET);
         let moved = fs::rename(io.join(container::SOCKET), &socket).and_then(|()| fs::remove_dir(&io));
         moved.map_err(failed("take the guest's socket from", &io))?;
-        Ok(self.started(id, init, pid, socket))
+        self.started(id, init, pid, socket)
     }
 
-    fn started(&self, id: &SandboxId, init: Process, pid: u32, socket: PathBuf) -> Started {
+    fn started(&self, id: &SandboxId, init: Process, pid: u32, socket: PathBuf) -> Result<Started, EngineError> {
         let counter = nat::counter(&self.nat, &self.directory(id));
-        Started { init, pid, socket, cgroup: self.cgroup(id, pid), counter }
+        Ok(Started { init, pid, socket, listener: self.listener(id, pid)?, cgroup: self.cgroup(id, pid), counter })
+    }
+
+    /// Who listens on the socket of a sandbox whose first process is this.
+    fn listener(&self, id: &SandboxId, pid: u32) -> Result<u32, EngineError> {
+        match self.passage() {
+            Passage::Socket => Ok(pid),
+            Passage::Stdio => {
+                let note = relay::note(&self.directory(id));
+                relay::noted(&note).map_err(failed("read", &note))
+            }
+        }
     }
 
     fn name(&self, id: &SandboxId) -> String {
@@ -256,6 +280,10 @@ impl Engine for Docker {
         container::GUEST
     }
 
+    fn passage(&self) -> Passage {
+        self.settings.passage()
+    }
+
     fn support(&self) -> LimitSupport {
         self.node.support
     }
@@ -276,7 +304,7 @@ impl Engine for Docker {
         let is_frozen = state.paused == Some(true);
         let (pid, init) = first_process(state)?;
         let socket = self.directory(id).join(container::SOCKET);
-        Ok(Found::Alive { started: self.started(id, init, pid, socket), is_frozen })
+        Ok(Found::Alive { started: self.started(id, init, pid, socket)?, is_frozen })
     }
 
     async fn stop(&self, id: &SandboxId) -> Result<(), EngineError> {

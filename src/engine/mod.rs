@@ -129,10 +129,32 @@ pub struct Started {
     pub pid: u32,
     /// The guest's socket on the node.
     pub socket: PathBuf,
+    /// Who listens on it: the guest, or the relay that stands for it.
+    pub listener: u32,
     /// Where the runs' cgroups are made; `None` where the host has none to offer.
     pub cgroup: Option<cgroup::Sandbox>,
     /// What is counted of its connections; `None` if it has no address of its own.
     pub counter: Option<Arc<dyn Counter>>,
+}
+
+/// How guests are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// By a unix socket, through which descriptors are passed.
+    Socket,
+    /// By the stdin and stdout of the container.
+    Stdio,
+}
+
+impl Passage {
+    /// "socket" or "stdio".
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Stdio => "stdio",
+        }
+    }
 }
 
 /// What there is of a sandbox.
@@ -220,6 +242,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Where the guest's program is in a sandbox; everybody there may execute it.
     fn guest_path(&self) -> &'static str;
+
+    /// How its guests are reached.
+    fn passage(&self) -> Passage {
+        Passage::Socket
+    }
 
     /// Which limits it can enforce here. Defaults of the node that it cannot are left out; what a caller asks for and it
     /// cannot is refused.

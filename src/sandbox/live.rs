@@ -132,7 +132,7 @@ async fn try_connect(
     started: &Started,
 ) -> Result<(Hands, JoinSet<()>, Network), SandboxError> {
     let failed = |error| SandboxError::Guest(chain(&error).to_string().into());
-    let (guest, task) = Guest::connect(&started.socket, started.pid).await.map_err(failed)?;
+    let (guest, task) = Guest::connect(&started.socket, started.listener).await.map_err(failed)?;
     let mut connection = JoinSet::new();
     connection.spawn(task.serve());
     let profile = &record.profile;

@@ -28,6 +28,8 @@ use support::{
 #[path = "../support/mod.rs"]
 mod support;
 
+mod stdio;
+
 /// A daemon with a dockerd of its own.
 async fn start(arguments: &'static [&'static str]) -> Option<(Arc<Dockerd>, Daemon)> {
     let (dockerd, engine) = Engine::docker(arguments).await?;

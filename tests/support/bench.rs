@@ -91,7 +91,7 @@ impl Bench {
     /// A sandbox whose guest has answered.
     pub async fn sandbox_of(&self, spec: Spec) -> Sandbox {
         let (started, image) = self.engine.create(&spec).await.unwrap();
-        let (guest, connection) = Guest::connect(&started.socket, started.pid).await.unwrap();
+        let (guest, connection) = Guest::connect(&started.socket, started.listener).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(connection.serve());
         let settings = hands::Settings {

@@ -78,7 +78,8 @@ impl Daemon {
             .prefix("handsd-test-")
             .tempdir_in(options.place.clone().unwrap_or_else(std::env::temp_dir));
         let directory = directory.expect("a temporary directory");
-        fs::write(directory.path().join("handsd.toml"), &options.config).expect("the configuration");
+        let config = super::engine::configuration(&options.config);
+        fs::write(directory.path().join("handsd.toml"), config).expect("the configuration");
         if options.rootless {
             for path in [directory.path().to_owned(), directory.path().join("handsd.toml")] {
                 std::os::unix::fs::chown(path, Some(65534), Some(65534)).expect("root gives files away");

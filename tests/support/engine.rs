@@ -1,5 +1,6 @@
 //! What the daemon of a test makes its sandboxes with: the native engine, or, where `HANDSD_TEST_ENGINE` is "docker", the
-//! Docker engine on a dockerd that the tests of a process share. A test says the same of both.
+//! Docker engine on a dockerd that the tests of a process share; where it is "docker-stdio", with guests that are reached by
+//! stdio. A test says the same of all.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,10 +22,30 @@ pub enum Engine {
 
 fn is_docker() -> bool {
     match std::env::var("HANDSD_TEST_ENGINE").as_deref() {
-        Ok("docker") => true,
+        Ok("docker" | "docker-stdio") => true,
         Ok("native") | Err(_) => false,
         Ok(other) => panic!("HANDSD_TEST_ENGINE is {other:?}"),
     }
+}
+
+/// What a configuration needs for guests that are reached by stdio.
+pub const STDIO: &str = "[engine.docker]\nguest = 'stdio'\n";
+
+fn is_stdio() -> bool {
+    std::env::var("HANDSD_TEST_ENGINE").is_ok_and(|engine| engine == "docker-stdio")
+}
+
+/// Whether runs can have terminals; says that a test is skipped if they cannot.
+pub fn has_terminals() -> bool {
+    if is_stdio() {
+        println!("skipped: no terminals where guests are reached by stdio");
+    }
+    !is_stdio()
+}
+
+/// The configuration of a daemon, with what the tests are run with.
+pub fn configuration(config: &str) -> String {
+    if is_stdio() && !config.contains("[engine.docker]") { format!("{config}\n{STDIO}") } else { config.to_owned() }
 }
 
 /// Whether a test is of the native engine's own doings; says why it is skipped if these are others.

@@ -10,7 +10,7 @@ use bollard::models::{
 };
 
 use super::{Network, Settings, UserNamespace};
-use crate::engine::{Limits, Spec, Uplink};
+use crate::engine::{Limits, Passage, Spec, Uplink};
 use crate::guest::agent::options;
 use crate::ids::SandboxId;
 
@@ -79,6 +79,7 @@ pub fn body(parts: &Parts<'_>) -> ContainerCreateBody {
         user: Some("0:0".to_owned()),
         entrypoint: Some(vec![GUEST.to_owned()]),
         cmd: Some(arguments(parts)),
+        open_stdin: Some(parts.settings.passage() == Passage::Stdio),
         working_dir: Some("/".to_owned()),
         // A check would be an exec of Docker's.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
@@ -93,8 +94,11 @@ pub fn body(parts: &Parts<'_>) -> ContainerCreateBody {
 
 fn arguments(parts: &Parts<'_>) -> Vec<String> {
     let workspace = parts.spec.workspace.to_string_lossy().into_owned();
-    let mut arguments =
-        [options::LISTEN, &format!("{IO}/{SOCKET}"), options::WORKSPACE, &workspace].map(str::to_owned).to_vec();
+    let mut arguments = match parts.settings.passage() {
+        Passage::Socket => vec![options::LISTEN.to_owned(), format!("{IO}/{SOCKET}")],
+        Passage::Stdio => vec![options::STDIO.to_owned()],
+    };
+    arguments.extend([options::WORKSPACE.to_owned(), workspace]);
     if !parts.user.is_empty() {
         arguments.extend([options::USER.to_owned(), parts.user.to_owned()]);
     }
@@ -117,7 +121,7 @@ fn host_config(parts: &Parts<'_>) -> HostConfig {
         nano_cpus: cpus.map(nano_cpus),
         pids_limit: pids.map(whole),
         oom_score_adj: Some(OOM_SCORE),
-        mounts: Some(vec![bind(parts.guest, GUEST, true), bind(parts.io, IO, false)]),
+        mounts: Some(mounts(parts)),
         network_mode: Some(network_mode(parts.spec.uplink, settings).to_owned()),
         dns: parts.resolver.map(|address| vec![address.to_string()]),
         runtime: settings.runtime.clone(),
@@ -129,6 +133,11 @@ fn host_config(parts: &Parts<'_>) -> HostConfig {
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         ..HostConfig::default()
     }
+}
+
+fn mounts(parts: &Parts<'_>) -> Vec<Mount> {
+    let io = (parts.settings.passage() == Passage::Socket).then(|| bind(parts.io, IO, false));
+    [bind(parts.guest, GUEST, true)].into_iter().chain(io).collect()
 }
 
 /// Other limits for a container that runs; those that are left out stay.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::engine::Passage;
+
 /// What the operator chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -9,6 +11,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// The OCI runtime, by the name that Docker knows it by; `None` is Docker's default.
     pub runtime: Option<String>,
+    /// How guests are reached; `None`: as the runtime lets them be.
+    pub passage: Option<Passage>,
     /// The network of sandboxes that have addresses.
     pub network: Network,
     /// When images are pulled.
@@ -24,11 +28,27 @@ impl Default for Settings {
         Self {
             socket: PathBuf::from("/var/run/docker.sock"),
             runtime: None,
+            passage: None,
             network: Network::Own,
             pull: Pull::Missing,
             user_namespace: UserNamespace::Engine,
             credentials: None,
         }
+    }
+}
+
+/// Runtimes that keep sandboxes behind a kernel of their own, by how their names begin.
+const OWN_KERNEL: [&str; 2] = ["runsc", "kata"];
+
+impl Settings {
+    /// How guests are reached.
+    #[must_use]
+    pub fn passage(&self) -> Passage {
+        let runtime = self.runtime.as_deref().unwrap_or_default();
+        // By its whole name, a runtime of containerd is called such as io.containerd.kata.v2.
+        let name = runtime.strip_prefix("io.containerd.").unwrap_or(runtime);
+        let has_own_kernel = OWN_KERNEL.iter().any(|beginning| name.starts_with(beginning));
+        self.passage.unwrap_or(if has_own_kernel { Passage::Stdio } else { Passage::Socket })
     }
 }
 
@@ -61,4 +81,24 @@ pub enum UserNamespace {
     Engine,
     /// The node's, even if Docker is configured to remap users.
     Host,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_with_a_kernel_of_its_own_is_reached_by_stdio_unless_somebody_knows_better() {
+        let of = |runtime: Option<&str>, passage| {
+            Settings { runtime: runtime.map(str::to_owned), passage, ..Settings::default() }.passage()
+        };
+        for runtime in ["runsc", "runsc-kvm", "kata", "kata-qemu", "io.containerd.kata.v2", "io.containerd.runsc.v1"] {
+            assert_eq!(of(Some(runtime), None), Passage::Stdio, "{runtime}");
+            assert_eq!(of(Some(runtime), Some(Passage::Socket)), Passage::Socket, "{runtime}");
+        }
+        for runtime in [None, Some("runc"), Some("crun"), Some("io.containerd.runc.v2")] {
+            assert_eq!(of(runtime, None), Passage::Socket, "{runtime:?}");
+        }
+        assert_eq!(of(None, Some(Passage::Stdio)), Passage::Stdio);
+    }
 }

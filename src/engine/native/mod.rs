@@ -205,8 +205,8 @@ impl Native {
                 .await
                 .map_err(failed("attach to the network", &directory))?;
         }
-        let counter = nat::counter(&self.nat, &directory);
-        Ok(Started { init, pid: born.pid, socket: zygote::socket(&directory), cgroup, counter })
+        let (socket, counter) = (zygote::socket(&directory), nat::counter(&self.nat, &directory));
+        Ok(Started { init, pid: born.pid, socket, listener: born.pid, cgroup, counter })
     }
 
     /// The first process of a sandbox, if it is alive.
@@ -219,7 +219,8 @@ impl Native {
         let is_frozen = cgroup.as_ref().map_or(Ok(false), cgroup::Sandbox::is_frozen)?;
         let socket = zygote::socket(&directory);
         let counter = nat::counter(&self.nat, &directory);
-        let started = Started { init: Process::new(pidfd)?, pid: init.pid(), socket, cgroup, counter };
+        let pid = init.pid();
+        let started = Started { init: Process::new(pidfd)?, pid, socket, listener: pid, cgroup, counter };
         Ok(Some(Found::Alive { started, is_frozen }))
     }
 
