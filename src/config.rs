@@ -21,6 +21,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::auth::tls::TlsFiles;
 use crate::engine::Passage;
+use crate::engine::docker::{Pull, UserNamespace};
 use crate::health::policy::Floors;
 use crate::image::{ImageRef, ImageRefError};
 use crate::network::policy::Policy;
@@ -206,31 +207,11 @@ pub struct DockerConfig {
     /// the name of one of Docker's, under its rules.
     pub network_mode: String,
     /// When images are pulled.
-    pub pull: PullPolicy,
+    pub pull: Pull,
     /// Which user namespace sandboxes are in.
     pub user_namespace: UserNamespace,
     /// Docker's `config.json` with the credentials of registries, if there is a place for one.
     pub credentials: Option<PathBuf>,
-}
-
-/// When Docker pulls images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PullPolicy {
-    /// If it does not have them.
-    Missing,
-    /// Never.
-    Never,
-    /// For each sandbox.
-    Always,
-}
-
-/// Which user namespace Docker's sandboxes are in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UserNamespace {
-    /// The one that Docker is configured to use.
-    Engine,
-    /// The node's, even if Docker is configured to remap users.
-    Host,
 }
 
 /// An engine.

@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{CgroupUse, EngineKind, LogFormat, PullPolicy, UserNamespace};
+use super::{CgroupUse, EngineKind, LogFormat};
 use crate::engine::cgroup;
+use crate::engine::docker::{Pull, UserNamespace};
 use crate::runtime::{Kind, claude, codex};
 
 const KIB: u64 = 1 << 10;
@@ -191,7 +192,7 @@ pub(super) const DOCKER_IMAGE: &str = "debian:12";
 /// The daemon's own, as with the native engine.
 pub(super) const NETWORK_MODE: &str = "own";
 /// As Docker's own command line does.
-pub(super) const PULL: PullPolicy = PullPolicy::Missing;
+pub(super) const PULL: Pull = Pull::Missing;
 /// Whoever has configured Docker knows best.
 pub(super) const USER_NAMESPACE: UserNamespace = UserNamespace::Engine;
 

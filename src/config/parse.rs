@@ -13,10 +13,11 @@ use super::value::{
 };
 use super::{
     CgroupUse, Config, DockerConfig, EngineConfig, EngineKind, Environment, Fault, HttpAddress, HttpConfig,
-    ImageConfig, ListenAddress, LogConfig, LogFormat, NetworkConfig, Overrides, PullPolicy, RunDefaults,
-    SandboxDefaults, UserNamespace, defaults, units,
+    ImageConfig, ListenAddress, LogConfig, LogFormat, NetworkConfig, Overrides, RunDefaults, SandboxDefaults, defaults,
+    units,
 };
 use crate::engine::Passage;
+use crate::engine::docker::{Pull, UserNamespace};
 use crate::health::policy::Floors;
 use crate::network::policy::{Allow, Bounds, Policy, Rule};
 use crate::sandbox::policy::Policy as Restarts;
@@ -297,7 +298,7 @@ fn engine(engine: &mut Section<'_, '_>, overrides: &Overrides, environment: &Env
 }
 
 fn docker(docker: &mut Section<'_, '_>, kind: EngineKind, environment: &Environment) -> DockerConfig {
-    let pull = [("missing", PullPolicy::Missing), ("never", PullPolicy::Never), ("always", PullPolicy::Always)];
+    let pull = [("missing", Pull::Missing), ("never", Pull::Never), ("always", Pull::Always)];
     let guest = [("auto", None), ("socket", Some(Passage::Socket)), ("stdio", Some(Passage::Stdio))];
     let user_namespace = [("engine", UserNamespace::Engine), ("host", UserNamespace::Host)];
     let runtime =

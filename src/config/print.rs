@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{
-    CgroupUse, Config, DockerConfig, EngineKind, HttpConfig, LogFormat, NetworkConfig, PullPolicy, UserNamespace, units,
-};
+use super::{CgroupUse, Config, DockerConfig, EngineKind, HttpConfig, LogFormat, NetworkConfig, units};
 use crate::engine::Passage;
+use crate::engine::docker::{Pull, UserNamespace};
 use crate::network::policy::Policy;
 use crate::sandbox::policy::Policy as Restarts;
 
@@ -274,9 +273,9 @@ id_base = {id_base:#x}
         let DockerConfig { socket, runtime, guest, network_mode, pull, user_namespace, credentials } =
             &self.engine.docker;
         let pull = match pull {
-            PullPolicy::Missing => "missing",
-            PullPolicy::Never => "never",
-            PullPolicy::Always => "always",
+            Pull::Missing => "missing",
+            Pull::Never => "never",
+            Pull::Always => "always",
         };
         let user_namespace = match user_namespace {
             UserNamespace::Engine => "engine",

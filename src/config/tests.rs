@@ -271,7 +271,7 @@ audit = '/audit'
                 runtime: Some("runsc".to_owned()),
                 guest: Some(Passage::Socket),
                 network_mode: "bridge".to_owned(),
-                pull: PullPolicy::Never,
+                pull: Pull::Never,
                 user_namespace: UserNamespace::Host,
                 credentials: Some("/etc/handsd/docker.json".into()),
             },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::DaemonError;
-use crate::config::{self, CgroupUse, Config, DockerConfig, EngineKind, NetworkConfig};
+use crate::config::{CgroupUse, Config, DockerConfig, EngineKind, NetworkConfig};
 use crate::engine::docker::{self, Docker};
 use crate::engine::native::{Ids, Native};
 use crate::engine::{Engine, EngineError, cgroup, nat};
@@ -92,15 +92,8 @@ async fn start_docker(config: &Config, instance: &str) -> Result<Docker, DaemonE
         runtime,
         passage: guest,
         network: docker_network(config),
-        pull: match pull {
-            config::PullPolicy::Missing => docker::Pull::Missing,
-            config::PullPolicy::Never => docker::Pull::Never,
-            config::PullPolicy::Always => docker::Pull::Always,
-        },
-        user_namespace: match user_namespace {
-            config::UserNamespace::Engine => docker::UserNamespace::Engine,
-            config::UserNamespace::Host => docker::UserNamespace::Host,
-        },
+        pull,
+        user_namespace,
         credentials,
     };
     let cgroups = open_cgroups(config, |host| cgroup::Containers::open(host, instance))?;
