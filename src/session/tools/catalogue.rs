@@ -4,12 +4,15 @@ use serde_json::{Value, json};
 
 use crate::runtime::Tool;
 
-/// All tools, those among them that do nothing in the sandbox.
+/// All tools of a brain.
 #[must_use]
 pub fn catalogue() -> Vec<Tool> {
-    let text = |what: &str| json!({ "type": "string", "description": what });
-    let number = |what: &str| json!({ "type": "integer", "minimum": 0, "description": what });
-    let truth = |what: &str| json!({ "type": "boolean", "description": what });
+    [of_hands(), of_voice()].concat()
+}
+
+/// Those that do something in the sandbox.
+#[must_use]
+pub fn of_hands() -> Vec<Tool> {
     vec![
         Tool {
             name: "bash",
@@ -90,6 +93,12 @@ pub fn catalogue() -> Vec<Tool> {
                 }),
             ),
         },
+    ]
+}
+
+/// Those by which a brain speaks to its user.
+fn of_voice() -> Vec<Tool> {
+    vec![
         Tool {
             name: "say",
             description: "Says something to the user. Nothing else that you write is sure to reach them.",
@@ -101,6 +110,18 @@ pub fn catalogue() -> Vec<Tool> {
             input: object(&["question"], json!({ "question": text("What you ask.") })),
         },
     ]
+}
+
+fn text(what: &str) -> Value {
+    json!({ "type": "string", "description": what })
+}
+
+fn number(what: &str) -> Value {
+    json!({ "type": "integer", "minimum": 0, "description": what })
+}
+
+fn truth(what: &str) -> Value {
+    json!({ "type": "boolean", "description": what })
 }
 
 fn object(required: &[&str], properties: Value) -> Value {
