@@ -103,8 +103,12 @@ pub fn init(config: &LogConfig) -> Result<LogFilter, TelemetryError> {
     Ok(filter)
 }
 
+/// What is logged only where a filter names it: of each message of an MCP client, its faults among them, a line.
+const QUIET: &str = "rmcp=off";
+
 fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
-    let parsed = EnvFilter::builder().parse(filter);
+    // The later one of two directives for the same target is in force.
+    let parsed = EnvFilter::builder().parse(format!("{QUIET},{filter}"));
     parsed.map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })
 }
 
@@ -180,6 +184,7 @@ mod tests {
             let _span = tracing::info_span!("run", run.id = "run_1").entered();
             tracing::info!(bytes = 7, "drained");
             tracing::debug!("chatter");
+            tracing::error!(target: "rmcp::service", "a client hung up");
         });
         let bytes = memory.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

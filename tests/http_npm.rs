@@ -1,4 +1,4 @@
-//! The published npm client, unmodified and in strict TypeScript, against the real daemon.
+//! Published npm clients, unmodified and in strict TypeScript, against the real daemon.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -71,6 +71,13 @@ async fn webhooks_are_sent_signed_retried_and_kept_apart() {
     let config = "[http]\nprivate_webhooks = true\nwebhook_retry = '20ms'";
     let Some(http) = Http::configured(config).await else { return };
     run(&http, &build.join("webhooks.js"), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_client_of_mcp_uses_the_tools_of_sandboxes_and_sessions() {
+    let Some(build) = build().await else { return };
+    let Some(http) = Http::start().await else { return };
+    run(&http, &build.join("mcp.js"), &[]).await;
 }
 
 /// Debian's name of the browser, and that of others.

@@ -115,7 +115,7 @@ impl Access {
             {
                 Ok(())
             }
-            (Some(_), _) => forbidden("a client token is good for the log of its session, as far as its scopes go"),
+            (Some(_), _) => forbidden("a client token is good for its own session, as far as its scopes go"),
         }
     }
 }

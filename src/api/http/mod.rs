@@ -14,6 +14,7 @@
 //! | `probes` | /livez, /readyz and /metrics |
 //! | `node`, `sandboxes`, `exec`, `terminal`, `files` | a resource each |
 //! | `socket`, `watch` | a run over a WebSocket; the sandboxes as an event stream |
+//! | `mcp` | tools of sandboxes and sessions, for any client of the Model Context Protocol |
 //! | `lacking` | what the client knows and this node does not have |
 //! | `v3` | durable sessions |
 //! | `token` | client tokens |
@@ -47,6 +48,7 @@ mod exec;
 mod files;
 pub mod key;
 mod lacking;
+mod mcp;
 mod node;
 mod page;
 pub mod policy;
@@ -65,6 +67,7 @@ mod v3;
 mod watch;
 
 use access::Access;
+use mcp::Mcp;
 use problem::Problem;
 use routes::Operation;
 use socket::Viewers;
@@ -109,6 +112,7 @@ struct Surface {
     stop: CancellationToken,
     tasks: TaskTracker,
     viewers: Viewers,
+    mcp: Mcp,
     operations: Vec<Operation>,
 }
 
@@ -125,10 +129,12 @@ pub fn router(settings: Settings) -> Router {
         .and(terminal::routes())
         .and(files::routes())
         .and(v3::routes())
+        .and(mcp::routes())
         .and(lacking::routes());
     let (router, operations) = routes.finish();
     let cpus = f64::from(node.cpus);
     let viewers = Viewers::default();
+    let mcp = Mcp::new(sandboxes.clone(), sessions.clone(), stop.clone());
     let access = Arc::new(access);
     let surface = Surface {
         sandboxes,
@@ -142,6 +148,7 @@ pub fn router(settings: Settings) -> Router {
         stop,
         tasks,
         viewers,
+        mcp,
         operations,
     };
     // The last one is the outermost.
@@ -172,5 +179,5 @@ fn cors(access: Arc<Access>) -> CorsLayer {
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(Any)
-        .expose_headers([HeaderName::from_static("x-request-id"), HeaderName::from_static("x-next-cursor")])
+        .expose_headers(["x-request-id", "x-next-cursor", "mcp-session-id"].map(HeaderName::from_static))
 }

@@ -33,8 +33,11 @@ pub fn need<'a>(method: &Method, path: &'a str) -> Need<'a> {
     }
 }
 
-/// The log of a session can be read with its token, and messages sent; nothing else.
+/// The log of a session can be read with its token, messages sent, and its hands used; nothing else.
 fn session_need<'a>(method: &Method, path: &'a str) -> Need<'a> {
+    if let Some(id) = path.strip_prefix("/mcp/sessions/").filter(|id| !id.is_empty() && !id.contains('/')) {
+        return Need::Session(id, Scope::Tools);
+    }
     let mut parts = path.strip_prefix("/v3/sessions/").unwrap_or_default().split('/');
     match (method.as_str(), parts.next(), parts.next()) {
         ("GET" | "HEAD", Some(id), Some("events" | "messages")) if !id.is_empty() => Need::Session(id, Scope::Read),
@@ -104,13 +107,18 @@ mod tests {
     }
 
     #[test]
-    fn a_token_reads_and_steers_its_session_and_no_more() {
+    fn a_token_reads_steers_and_serves_its_session_and_no_more() {
         let read = Need::Session("ses_1", Scope::Read);
         for (method, path, expected) in [
             (Method::GET, "/v3/sessions/ses_1/events", read),
             (Method::GET, "/v3/sessions/ses_1/events/evt_1/content", read),
             (Method::GET, "/v3/sessions/ses_1/messages", read),
             (Method::POST, "/v3/sessions/ses_1/messages", Need::Session("ses_1", Scope::Steer)),
+            (Method::POST, "/mcp/sessions/ses_1", Need::Session("ses_1", Scope::Tools)),
+            (Method::DELETE, "/mcp/sessions/ses_1", Need::Session("ses_1", Scope::Tools)),
+            (Method::POST, "/mcp/sessions/ses_1/x", Need::Key),
+            (Method::POST, "/mcp/sessions/", Need::Key),
+            (Method::POST, "/mcp/sandboxes/ses_1", Need::Key),
             (Method::GET, "/v3/sessions/ses_1", Need::Key),
             (Method::POST, "/v3/sessions/ses_1/events", Need::Key),
             (Method::POST, "/v3/sessions/ses_1/cancel", Need::Key),

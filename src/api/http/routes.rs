@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, State, WebSocketUpgrade};
+use axum::extract::{DefaultBodyLimit, Path, Request, State, WebSocketUpgrade};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -54,6 +54,7 @@ impl<T> Input for Path<T> {}
 impl Input for HeaderMap {}
 impl Input for Body {}
 impl Input for WebSocketUpgrade {}
+impl Input for Request {}
 
 impl<T: DeserializeOwned> Input for Json<T> {
     fn note(operation: &mut Operation) {

@@ -30,11 +30,16 @@ pub enum Scope {
     Read,
     /// To send messages.
     Steer,
+    /// To use the session's hands.
+    Tools,
 }
 
 impl Scope {
     /// All.
-    pub const ALL: [Self; 2] = [Self::Read, Self::Steer];
+    pub const ALL: [Self; 3] = [Self::Read, Self::Steer, Self::Tools];
+
+    /// Those of a token for which nobody has said otherwise: a page that shows a session needs no more.
+    pub const USUAL: [Self; 2] = [Self::Read, Self::Steer];
 
     /// Its name on the wire.
     #[must_use]
@@ -42,6 +47,7 @@ impl Scope {
         match self {
             Self::Read => "read",
             Self::Steer => "steer",
+            Self::Tools => "tools",
         }
     }
 

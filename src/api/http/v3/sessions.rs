@@ -100,7 +100,7 @@ async fn create(
     if created.is_new {
         surface.webhooks.attach(&session.id, destinations);
     }
-    let minted = tokens::mint(&surface, &session.id, &Scope::ALL, tokens::DEFAULT_TTL);
+    let minted = tokens::mint(&surface, &session.id, &Scope::USUAL, tokens::DEFAULT_TTL);
     let status = if created.is_new { StatusCode::CREATED } else { StatusCode::OK };
     let session = convert::session(&session);
     Ok((status, axum::Json(CreatedView { session, client_token: minted.token, sources: Vec::new() })))

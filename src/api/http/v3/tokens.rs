@@ -69,10 +69,10 @@ async fn create(
     let id = session_id(&id)?;
     surface.sessions.get(&id).await.map_err(Fault::from)?;
     let scopes = match &wanted.scopes {
-        None => Scope::ALL.to_vec(),
+        None => Scope::USUAL.to_vec(),
         Some(names) => {
             let named =
-                |name: &String| Scope::named(name).ok_or_else(|| Problem::field("scopes", "are read and steer"));
+                |name: &String| Scope::named(name).ok_or_else(|| Problem::field("scopes", "are read, steer and tools"));
             names.iter().map(named).collect::<Result<Vec<_>, _>>()?
         }
     };
