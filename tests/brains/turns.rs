@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::each_runtime;
 use crate::lab::{CREDENTIAL, Lab};
+use crate::support::Session;
 use crate::support::Step::{Call, Cut, Hang, Hold, Refuse, Say};
 use crate::support::session::{of_kind, summary, text};
 
@@ -131,35 +132,56 @@ async fn a_message_with_the_last_words_is_part_of_the_turn(runtime: &str) {
 async fn a_model_that_hangs_is_interrupted_at_once(runtime: &str) {
     let Some(lab) = Lab::start(runtime, [Hang, Say("back")]).await else { return };
     let session = lab.session("hello").await;
-    lab.model.until_asked(1).await;
+    for attempt in 1.. {
+        lab.model.until_asked(attempt).await;
+        let took = cancel(&lab, &session, attempt).await;
+        lab.model.instead([if took < AT_ONCE { Say("back") } else { Hang }]);
+        session.send("again").await;
+        if took < AT_ONCE {
+            let (reason, events) = session.turns(attempt + 1).await;
+            assert_eq!((reason.as_str(), said(&events)), ("completed", vec!["back".to_owned()]));
+            assert_eq!(of_kind(&events, "error.runtime").len(), 0);
+            return;
+        }
+        assert!(attempt < ATTEMPTS, "it took {took:?}");
+    }
+}
+
+/// In which a turn ends that is canceled.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// How often that is tried: on a machine that is busy with something else, a second may pass before anybody has moved.
+const ATTEMPTS: usize = 3;
+
+/// Has the turn with this number end; how long that took.
+async fn cancel(lab: &Lab, session: &Session, turn: usize) -> Duration {
     let began = Instant::now();
-    lab.cancel(&session).await;
-    let (reason, events) = session.turns(1).await;
+    lab.cancel(session).await;
+    let (reason, events) = session.turns(turn).await;
+    let took = began.elapsed();
+    println!("turn {turn} ended within {took:?}");
     assert_eq!(reason, "canceled", "{:#?}", summary(&events));
-    // It takes 50 ms; after 5 s the process would be killed.
-    assert!(began.elapsed() < Duration::from_secs(4), "it took {:?}", began.elapsed());
-    assert_eq!(of_kind(&events, "error.runtime").len(), 0);
-    session.send("again").await;
-    let (reason, events) = session.turns(2).await;
-    assert_eq!((reason.as_str(), said(&events)), ("completed", vec!["back".to_owned()]));
-    assert_eq!(of_kind(&events, "runtime.resumed").len(), 0, "it is the same process");
+    took
 }
 
 async fn a_tool_that_hangs_is_interrupted_at_once(runtime: &str) {
-    let Some(lab) = Lab::start(runtime, [Call("bash", json!({ "command": "sleep 600" })), Say("back")]).await else {
-        return;
-    };
+    // It does not even end when it is asked to.
+    let hang = || Call("bash", json!({ "command": "trap '' TERM; sleep 600" }));
+    let Some(lab) = Lab::start(runtime, [hang()]).await else { return };
     let session = lab.session("hello").await;
-    session.until("exec.started", 1).await;
-    let began = Instant::now();
-    lab.cancel(&session).await;
-    let (reason, events) = session.turns(1).await;
-    assert_eq!(reason, "canceled", "{:#?}", summary(&events));
-    // It takes 50 ms; after 5 s the process would be killed.
-    assert!(began.elapsed() < Duration::from_secs(4), "it took {:?}", began.elapsed());
-    assert_eq!(text(of_kind(&events, "exec.completed")[0], "reason"), "canceled");
-    session.send("again").await;
-    assert_eq!(session.turns(2).await.0, "completed");
+    for attempt in 1.. {
+        session.until("exec.started", attempt).await;
+        let took = cancel(&lab, &session, attempt).await;
+        let ends = session.events().await;
+        assert_eq!(text(of_kind(&ends, "exec.completed")[attempt - 1], "reason"), "canceled");
+        lab.model.instead([if took < AT_ONCE { Say("back") } else { hang() }]);
+        session.send("again").await;
+        if took < AT_ONCE {
+            assert_eq!(session.turns(attempt + 1).await.0, "completed");
+            return;
+        }
+        assert!(attempt < ATTEMPTS, "it took {took:?}");
+    }
 }
 
 async fn a_text_is_neither_a_command_nor_a_file(runtime: &str) {

@@ -18,8 +18,9 @@ use crate::sandbox::Lease;
 /// How long a command gets that does not ask for more.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Between SIGTERM and SIGKILL of a command that is stopped: as short as lets a shell's trap run.
-const GRACE: Duration = Duration::from_secs(1);
+/// Between SIGTERM and SIGKILL of a command that is stopped: it lets a shell's trap run, and is within the second in which a
+/// turn ends that is canceled.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Output is told at most so often, so that a build does not fill the log with a line each.
 const TELL_EVERY: Duration = Duration::from_millis(250);
