@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, EngineKind};
 use crate::gateway::{Models, Settings};
-use crate::runtime::cage::{Cages, Installed};
+use crate::runtime::cage::{Cages, Form, Installed};
 use crate::session::Brains;
 
 /// What sessions need to start brains.
@@ -26,9 +26,9 @@ pub fn cages(config: &Config, is_root: bool) -> Cages {
         let program = brain.program.clone()?;
         Some(Installed { kind: brain.kind, program, versions: brain.versions.clone() })
     });
-    let engine = match config.engine.kind {
-        EngineKind::Native => "native",
-        EngineKind::Docker => "docker",
+    let form = match config.engine.kind {
+        EngineKind::Native => Form::Directory,
+        EngineKind::Docker => Form::Archive,
     };
-    Cages::new(config.state_dir.join("brains"), engine, is_root, installed.collect())
+    Cages::new(config.state_dir.join("brains"), form, is_root, installed.collect())
 }

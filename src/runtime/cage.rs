@@ -1,10 +1,11 @@
 //! The root file systems of brains: the program, the libraries that it needs, and nothing else of the node.
 //!
-//! A cage is a directory below the state directory that sandboxes are made of (`dir:`), read-only in them. It has a name
-//! that tells what it was made of, is put in place by a rename, and is never changed: a session keeps the program that it
-//! began with, whatever becomes of the one that is installed. Files are linked where they can be, as programs are large.
+//! A cage is a directory below the state directory that sandboxes are made of (`dir:`), read-only in them; for Docker, which
+//! takes no directories, it is an archive of one (`tar:`), which Docker imports once. It has a name that tells what it was
+//! made of, is put in place by a rename, and is never changed: a sandbox keeps the program that it began with, whatever
+//! becomes of the one that is installed. Files are linked where they can be, as programs are large.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -28,9 +29,6 @@ pub const PROGRAM: &str = "/opt/brain/program";
 
 /// Who it runs as there.
 pub const USER: &str = "brain";
-
-/// The engine whose sandboxes can be made of a directory.
-const ENGINE: &str = "native";
 
 /// How long a program may take to say its version, and its interpreter to list its libraries: both take 30 ms.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
@@ -63,14 +61,6 @@ pub enum CageError {
     /// The configuration does not say where it is.
     #[error("the runtime {0} is not configured on this node: set brain.npm or brain.{0}.program")]
     NotConfigured(&'static str),
-    /// The engine cannot make sandboxes of cages.
-    #[error("the runtime {kind} needs the engine \"native\", and this node has \"{engine}\"")]
-    Engine {
-        /// Which runtime.
-        kind: &'static str,
-        /// Which engine there is.
-        engine: &'static str,
-    },
     /// It is not there, or cannot be looked at.
     #[error("the program of the runtime {kind}, {}", program.display())]
     Program {
@@ -101,14 +91,31 @@ pub enum CageError {
         #[source]
         source: io::Error,
     },
+    /// Old cages cannot be removed.
+    #[error("remove old cages in {}", path.display())]
+    Clear {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a cage is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A directory, of which the native engine makes sandboxes.
+    Directory,
+    /// An archive, of which Docker does.
+    Archive,
 }
 
 /// The cages of the node.
 #[derive(Debug)]
 pub struct Cages {
     directory: PathBuf,
-    /// The engine that makes sandboxes of them.
-    engine: &'static str,
+    form: Form,
     /// The sandbox's id of [`USER`].
     uid: u32,
     installed: Vec<Installed>,
@@ -117,10 +124,10 @@ pub struct Cages {
 }
 
 impl Cages {
-    /// Cages below a directory, for an engine by its name. Without root a sandbox has one user, who is its root.
+    /// Cages below a directory. Without root a sandbox has one user, who is its root.
     #[must_use]
-    pub fn new(directory: PathBuf, engine: &'static str, is_root: bool, installed: Vec<Installed>) -> Self {
-        Self { directory, engine, uid: if is_root { 1000 } else { 0 }, installed, versions: Mutex::default() }
+    pub fn new(directory: PathBuf, form: Form, is_root: bool, installed: Vec<Installed>) -> Self {
+        Self { directory, form, uid: if is_root { 1000 } else { 0 }, installed, versions: Mutex::default() }
     }
 
     /// The version of a runtime's program, if sessions can have it here.
@@ -132,9 +139,6 @@ impl Cages {
             return Ok(env!("CARGO_PKG_VERSION").to_owned());
         }
         let (installed, fingerprint) = self.find(kind)?;
-        if self.engine != ENGINE {
-            return Err(CageError::Engine { kind: kind.name(), engine: self.engine });
-        }
         let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&fingerprint).cloned();
         let found = match known {
             Some(version) => version,
@@ -165,16 +169,41 @@ impl Cages {
         }
         self.check(kind).await?;
         let (installed, fingerprint) = self.find(kind)?;
-        let path = self.directory.join(format!("{}-{fingerprint}", kind.name()));
-        if !path.is_dir() {
+        let path = self.place(kind, &fingerprint);
+        if !path.exists() {
             let libraries = libraries(&installed.program).await.map_err(|source| program(installed, source))?;
-            let (directory, own, uid) = (self.directory.clone(), installed.program.clone(), self.uid);
-            let target = path.clone();
-            let built = tokio::task::spawn_blocking(move || build(&directory, &target, &own, &libraries, uid)).await;
+            let plan = Plan { program: installed.program.clone(), libraries, uid: self.uid, form: self.form };
+            let (directory, target) = (self.directory.clone(), path.clone());
+            let built = tokio::task::spawn_blocking(move || plan.build(&directory, &target)).await;
             let built = built.unwrap_or_else(|error| Err(io::Error::other(error)));
             built.map_err(|source| CageError::Build { path: path.clone(), source })?;
         }
-        Ok(Some(ImageRef::Dir(path)))
+        Ok(Some(match self.form {
+            Form::Directory => ImageRef::Dir(path),
+            Form::Archive => ImageRef::Tar(path),
+        }))
+    }
+
+    /// Removes the cages that are of no program as it is installed now, and of which no sandbox is made. To be called before
+    /// any is made.
+    ///
+    /// # Errors
+    /// [`CageError::Clear`].
+    pub async fn clear(&self, in_use: BTreeSet<PathBuf>) -> Result<(), CageError> {
+        let current = Kind::ALL.into_iter().filter_map(|kind| Some(self.place(kind, &self.find(kind).ok()?.1)));
+        let kept: BTreeSet<PathBuf> = in_use.into_iter().chain(current).collect();
+        let directory = self.directory.clone();
+        let cleared = tokio::task::spawn_blocking(move || remove_others(&directory, &kept)).await;
+        let cleared = cleared.unwrap_or_else(|error| Err(io::Error::other(error)));
+        cleared.map_err(|source| CageError::Clear { path: self.directory.clone(), source })
+    }
+
+    fn place(&self, kind: Kind, fingerprint: &str) -> PathBuf {
+        let suffix = match self.form {
+            Form::Directory => "",
+            Form::Archive => ".tar",
+        };
+        self.directory.join(format!("{}-{fingerprint}{suffix}", kind.name()))
     }
 
     /// A program, and a word that changes when it does.
@@ -216,38 +245,78 @@ async fn output(program: &Path, arguments: &[&str]) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Makes a cage, whole or not at all.
-fn build(directory: &Path, path: &Path, program: &Path, libraries: &[PathBuf], uid: u32) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(directory)?;
-    let made = tempfile::Builder::new().prefix(".making-").tempdir_in(directory)?;
-    let root = made.path();
-    fs::set_permissions(root, Permissions::from_mode(0o755))?;
-    for (name, mode) in DIRECTORIES {
-        make_directory(&root.join(name), mode)?;
-    }
-    let passwd = format!("root:x:0:0::/:/nonexistent\n{USER}:x:{uid}:{uid}::/workspace:/nonexistent\n");
-    let etc = [
-        ("passwd", passwd),
-        ("group", format!("root:x:0:\n{USER}:x:{uid}:\n")),
-        ("hosts", "127.0.0.1 localhost\n".to_owned()),
-    ];
-    for (name, content) in etc {
-        fs::write(root.join("etc").join(name), content)?;
-    }
-    bring(program, &root.join(PROGRAM.trim_start_matches('/')))?;
-    for library in libraries {
-        let target = root.join(library.strip_prefix("/").unwrap_or(library));
-        if let Some(parent) = target.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+/// Of what a cage is made.
+struct Plan {
+    program: PathBuf,
+    libraries: Vec<PathBuf>,
+    uid: u32,
+    form: Form,
+}
+
+/// In front of the names of what is being made.
+const MAKING: &str = ".making-";
+
+impl Plan {
+    /// Makes a cage, whole or not at all.
+    fn build(&self, directory: &Path, path: &Path) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(directory)?;
+        let made = tempfile::Builder::new().prefix(MAKING).tempdir_in(directory)?;
+        self.fill(made.path())?;
+        if self.form == Form::Archive {
+            let mut archive = tar::Builder::new(tempfile::Builder::new().prefix(MAKING).tempfile_in(directory)?);
+            archive.append_dir_all(".", made.path())?;
+            archive.into_inner()?.persist(path)?;
+            return Ok(());
         }
-        bring(library, &target)?;
+        let made = made.keep();
+        match fs::rename(&made, path) {
+            // Somebody else was first.
+            Err(_) if path.is_dir() => fs::remove_dir_all(made),
+            result => result,
+        }
     }
-    let made = made.keep();
-    match fs::rename(&made, path) {
-        // Somebody else was first.
-        Err(_) if path.is_dir() => fs::remove_dir_all(made),
-        result => result,
+
+    fn fill(&self, root: &Path) -> io::Result<()> {
+        fs::set_permissions(root, Permissions::from_mode(0o755))?;
+        for (name, mode) in DIRECTORIES {
+            make_directory(&root.join(name), mode)?;
+        }
+        let uid = self.uid;
+        let passwd = format!("root:x:0:0::/:/nonexistent\n{USER}:x:{uid}:{uid}::/workspace:/nonexistent\n");
+        let etc = [
+            ("passwd", passwd),
+            ("group", format!("root:x:0:\n{USER}:x:{uid}:\n")),
+            ("hosts", "127.0.0.1 localhost\n".to_owned()),
+        ];
+        for (name, content) in etc {
+            fs::write(root.join("etc").join(name), content)?;
+        }
+        bring(&self.program, &root.join(PROGRAM.trim_start_matches('/')))?;
+        for library in &self.libraries {
+            let target = root.join(library.strip_prefix("/").unwrap_or(library));
+            if let Some(parent) = target.parent() {
+                fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+            }
+            bring(library, &target)?;
+        }
+        Ok(())
     }
+}
+
+/// Removes what else is in a directory, which need not exist.
+fn remove_others(directory: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+        if !kept.contains(&path) {
+            tracing::info!(path = %path.display(), "an old cage goes");
+            if kind.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+        }
+    }
+    Ok(())
 }
 
 fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
@@ -273,7 +342,7 @@ mod tests {
     fn cages(directory: &Path, program: &Path, version: &str) -> Cages {
         let installed =
             Installed { kind: Kind::Claude, program: program.to_owned(), versions: vec![version.to_owned()] };
-        Cages::new(directory.join("cages"), ENGINE, true, vec![installed])
+        Cages::new(directory.join("cages"), Form::Directory, true, vec![installed])
     }
 
     /// A program with libraries that says a version.
@@ -302,9 +371,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_archive_holds_the_same_and_old_cages_go_unless_something_is_made_of_them() {
+        let (program, version) = program();
+        let directory = tempfile::tempdir().unwrap();
+        let cages = Cages { form: Form::Archive, ..cages(directory.path(), &program, &version) };
+        let Some(ImageRef::Tar(cage)) = cages.image(Kind::Claude).await.unwrap() else { panic!("no archive") };
+        let mut archive = tar::Archive::new(fs::File::open(&cage).unwrap());
+        let paths: Vec<_> = archive.entries().unwrap().map(|it| it.unwrap().path().unwrap().into_owned()).collect();
+        for path in ["opt/brain/program", "etc/passwd", "tmp"] {
+            assert!(paths.iter().any(|found| found == Path::new(path)), "{paths:?}");
+        }
+        let place = |name: &str| directory.path().join("cages").join(name);
+        let (old, used, torn) = (place("claude-old"), place("claude-used.tar"), place(".making-x"));
+        fs::create_dir(&old).unwrap();
+        fs::create_dir(&torn).unwrap();
+        fs::write(&used, "").unwrap();
+        cages.clear([used.clone()].into()).await.unwrap();
+        assert_eq!([&old, &used, &torn, &cage].map(|path| path.exists()), [false, true, false, true]);
+        Cages::new(place("nowhere"), Form::Directory, true, Vec::new()).clear(BTreeSet::new()).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_program_that_is_missing_or_of_another_version_is_told() {
         let directory = tempfile::tempdir().unwrap();
-        let nobody = Cages::new(directory.path().to_owned(), ENGINE, true, Vec::new());
+        let nobody = Cages::new(directory.path().to_owned(), Form::Directory, true, Vec::new());
         assert!(matches!(nobody.check(Kind::Claude).await, Err(CageError::NotConfigured("claude"))));
         assert_eq!(nobody.image(Kind::Script).await.unwrap(), None);
         let missing = cages(directory.path(), Path::new("/nonexistent"), "1");

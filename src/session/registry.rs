@@ -3,7 +3,7 @@
 //! What changes a session goes to its driver, which is started when it is needed first: by a request, or at the daemon's
 //! start if something was under way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -23,8 +23,10 @@ use super::wish::{
 use super::{SessionError, log};
 use crate::credential::Credentials;
 use crate::ids::{EventId, SessionId};
+use crate::image::ImageRef;
 use crate::sandbox::Sandboxes;
 use crate::store::{Added, Claim, NewSession as Row, SessionQuery, Store};
+use crate::telemetry::chain;
 
 /// Requests that may wait for a driver: it takes all that wait at once, so that only a store that is slow fills this.
 const REQUESTS: usize = 64;
@@ -79,6 +81,15 @@ impl Sessions {
         preview: Preview,
         brains: Brains,
     ) -> Result<Self, SessionError> {
+        let (all, _) = sandboxes.list(None, usize::MAX, &BTreeMap::new());
+        let images = all.iter().map(|sandbox| sandbox.profile().image.clone());
+        let in_use = images.filter_map(|image| match image {
+            ImageRef::Dir(path) | ImageRef::Tar(path) => Some(path),
+            ImageRef::Host | ImageRef::Archive(..) | ImageRef::Registry(_) => None,
+        });
+        if let Err(error) = brains.cages.clear(in_use.collect()).await {
+            tracing::warn!(error = %chain(&error), "old cages of brains stay");
+        }
         let (contents, stop) = (Contents::new(contents), CancellationToken::new());
         let context = Context { store, credentials, contents, sandboxes, preview, brains: Arc::new(brains), stop };
         let shared = Shared { context, drivers: Mutex::default(), tasks: TaskTracker::new() };
@@ -281,7 +292,7 @@ impl Sessions {
 
 /// Tells those who ask why the session cannot be loaded.
 async fn refuse(error: SessionError, mut requests: mpsc::Receiver<Request>) {
-    tracing::error!(error = %crate::telemetry::chain(&error), "a session cannot be loaded");
+    tracing::error!(error = %chain(&error), "a session cannot be loaded");
     requests.close();
     let mut error = Some(error);
     while let Some(request) = requests.recv().await {
