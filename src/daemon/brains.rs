@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::{Config, EngineKind};
 use crate::gateway::{Models, Settings};
 use crate::runtime::cage::{Cages, Form, Installed};
-use crate::session::Brains;
+use crate::session::{Brains, Transcripts};
 
 /// What sessions need to start brains.
 pub(super) fn brains(config: &Config, is_root: bool) -> Brains {
@@ -16,7 +16,11 @@ pub(super) fn brains(config: &Config, is_root: bool) -> Brains {
         first_byte: model.first_byte_timeout,
         idle: model.idle_timeout,
     };
-    Brains { cages: cages(config, is_root), models: Arc::new(Models::new(settings)) }
+    Brains {
+        cages: cages(config, is_root),
+        transcripts: Transcripts::new(config.state_dir.join("transcripts")),
+        models: Arc::new(Models::new(settings)),
+    }
 }
 
 /// What the sandboxes of brains are made of.

@@ -27,7 +27,7 @@ use super::{
     again,
 };
 use crate::gateway;
-use crate::ids::{EventId, TurnId};
+use crate::ids::{EventId, SessionId, TurnId};
 
 mod mcp;
 
@@ -99,10 +99,10 @@ impl Runtime for Claude {
         }
     }
 
-    fn kept(&self, brain: &Brain<'_>) -> Option<Trace> {
+    fn trace(&self, session: &SessionId, _memory: Option<&str>) -> Option<Trace> {
         // It names the directory after its working directory.
-        let file = format!("config/projects/{}/{}.jsonl", STATE.replace('/', "-"), uuid(brain.session.as_str()));
-        Some(Trace { file, holds: r#""type":"user","message""# })
+        let pattern = format!("config/projects/{}/{}.jsonl", STATE.replace('/', "-"), uuid(session.as_str()));
+        Some(Trace { file: format!("{STATE}/{pattern}"), pattern, holds: r#""type":"user","message""# })
     }
 
     fn can_rejoin(&self) -> bool {

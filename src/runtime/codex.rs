@@ -22,7 +22,7 @@ use super::{
     Answer, Brain, Call, Dialogue, Ending, LineError, Message, Program, Recorded, Runtime, STATE, Said, Tool, Trace,
     Turn, again,
 };
-use crate::ids::{EventId, TurnId};
+use crate::ids::{EventId, SessionId, TurnId};
 
 mod setup;
 
@@ -53,9 +53,14 @@ impl Runtime for Codex {
         }
     }
 
-    fn kept(&self, _brain: &Brain<'_>) -> Option<Trace> {
-        // It says itself when it does not know a thread.
-        None
+    fn trace(&self, _session: &SessionId, memory: Option<&str>) -> Option<Trace> {
+        let thread = memory.filter(|thread| thread.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'))?;
+        Some(Trace {
+            pattern: format!("codex/sessions/**/rollout-*-{thread}.jsonl"),
+            // It looks for the thread, and does not mind the date.
+            file: format!("{STATE}/codex/sessions/2026/01/01/rollout-2026-01-01T00-00-00-{thread}.jsonl"),
+            holds: r#""session_meta""#,
+        })
     }
 
     fn can_rejoin(&self) -> bool {

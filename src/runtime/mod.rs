@@ -115,7 +115,7 @@ pub struct Brain<'a> {
     pub tools: &'a [Tool],
     /// What the dialogue wanted to be remembered last.
     pub memory: Option<&'a str>,
-    /// Its sandbox has what an earlier process kept; see [`Runtime::kept`].
+    /// Its sandbox has what an earlier process kept; see [`Runtime::trace`].
     pub is_kept: bool,
 }
 
@@ -130,10 +130,12 @@ pub struct Tool {
     pub input: Value,
 }
 
-/// What a process leaves behind that has kept a conversation.
+/// The file in which a process keeps its conversation, and which is enough to go on with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// The file, below [`STATE`].
+    /// Where it is, below [`STATE`]: a pattern that no other file matches.
+    pub pattern: String,
+    /// Where it may be as well: its path in the sandbox where there is none yet.
     pub file: String,
     /// What it holds from when on it can be resumed. Before that, it is in the way of a new beginning.
     pub holds: &'static str,
@@ -155,8 +157,8 @@ pub trait Runtime: Send + Sync {
     /// The process that is to be started. Its working directory is [`STATE`], where it finds what an earlier one kept.
     fn program(&self, brain: &Brain<'_>) -> Program;
 
-    /// How it is seen that an earlier process has kept the conversation; `None` where the program needs not to be told.
-    fn kept(&self, brain: &Brain<'_>) -> Option<Trace>;
+    /// Where a process keeps the conversation; `None` if it keeps none, or none yet.
+    fn trace(&self, session: &SessionId, memory: Option<&str>) -> Option<Trace>;
 
     /// A process of it that was there before the daemon can be spoken to again.
     fn can_rejoin(&self) -> bool;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     Answer, Brain, Call, Dialogue, Ending, LineError, Message, Program, Recorded, Runtime, Said, Trace, Turn, Usage,
 };
-use crate::ids::TurnId;
+use crate::ids::{SessionId, TurnId};
 
 /// The runtime.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ impl Runtime for Script {
         }
     }
 
-    fn kept(&self, _brain: &Brain<'_>) -> Option<Trace> {
+    fn trace(&self, _session: &SessionId, _memory: Option<&str>) -> Option<Trace> {
         None
     }
 

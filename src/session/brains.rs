@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::transcripts::Transcripts;
 use crate::gateway::Models;
 use crate::runtime::cage::Cages;
 
@@ -10,6 +11,8 @@ use crate::runtime::cage::Cages;
 pub struct Brains {
     /// What their sandboxes are made of.
     pub cages: Cages,
+    /// Copies of their conversations.
+    pub transcripts: Transcripts,
     /// Whom they ask.
     pub models: Arc<Models>,
 }

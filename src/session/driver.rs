@@ -116,6 +116,7 @@ pub struct Driver {
     parked: Vec<Parked>,
     jobs: JoinSet<Job>,
     is_searching: bool,
+    copying: Copying,
     notes: (mpsc::Sender<Note>, mpsc::Receiver<Note>),
     stop_calls: CancellationToken,
     /// Texts of messages that came while this task was there.
@@ -141,10 +142,22 @@ enum Parked {
     Follow(String),
 }
 
+/// How the copy of the brain's conversation stands. One is made at a time, so that none is put in place of a later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copying {
+    /// It is as the last turn left it.
+    Done,
+    /// It is being made.
+    Begun,
+    /// The same, and it is too old already.
+    Again,
+}
+
 /// What a task of the driver has come to.
 enum Job {
     Found(Box<Result<Found, HouseError>>),
     Finished(Finished),
+    Copied,
     Disposed,
     Done,
 }
@@ -188,6 +201,7 @@ impl Driver {
                 parked: Vec::new(),
                 jobs: JoinSet::new(),
                 is_searching: false,
+                copying: Copying::Done,
                 notes: mpsc::channel(NOTES),
                 stop_calls: CancellationToken::new(),
                 texts: HashMap::new(),

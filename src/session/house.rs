@@ -10,24 +10,21 @@ use tokio::time::timeout;
 use super::brains::Brains;
 use super::state::{House, Loss};
 use super::tools::catalogue;
+use super::transcripts::TranscriptError;
 use crate::gateway::{self, Provider};
 use crate::hands::Hands;
-use crate::hands::files::{FileError, ReadPart, ReadRange};
 use crate::ids::{SandboxId, SessionId};
 use crate::image::ImageRef;
 use crate::network::NetworkError;
 use crate::network::policy::Policy;
 use crate::runtime::cage::{self, CageError};
 use crate::runtime::process::{Process, ProcessError, Writer};
-use crate::runtime::{Brain, Kind, STATE, Trace};
+use crate::runtime::{Brain, Kind};
 use crate::sandbox::{Lease, Sandbox, SandboxError, Sandboxes, Wish};
 
 /// How long a sandbox that was lost may take to be removed before the new one is made. What is left then the engine's next
 /// look removes.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How much of what a brain kept is looked at, in bytes: the longest first message, told twice, is shorter.
-const MAX_LOOK: u64 = 4 << 20;
 
 /// Why a session has nowhere to live.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +41,9 @@ pub enum HouseError {
     /// The brain cannot be started.
     #[error("the brain's process")]
     Process(#[source] ProcessError),
-    /// What an earlier process kept cannot be looked at.
-    #[error("what the brain kept")]
-    Kept(#[source] FileError),
+    /// The brain's conversation cannot be found or put back.
+    #[error("the brain's conversation")]
+    Conversation(#[source] TranscriptError),
     /// There is nothing to make the brain's sandbox of.
     #[error("the brain's program")]
     Cage(#[source] CageError),
@@ -166,8 +163,9 @@ impl Search {
             memory: house.memory.as_deref(),
             is_kept: false,
         };
-        if let Some(trace) = runtime.kept(&brain) {
-            brain.is_kept = is_kept(hands, trace).await.map_err(HouseError::Kept)?;
+        if let Some(trace) = runtime.trace(&self.session, brain.memory) {
+            let restored = self.brains.transcripts.restore(&self.session, hands, &trace).await;
+            brain.is_kept = restored.map_err(HouseError::Conversation)?;
         }
         let door = self.door(&kept.sandbox).await?;
         let program = runtime.program(&brain);
@@ -225,31 +223,6 @@ impl Search {
         let user = cage.is_some().then(|| cage::USER.to_owned());
         Ok(Wish { image: cage, user, network, ..wish })
     }
-}
-
-/// Whether an earlier process has kept the conversation. What it began to keep and cannot be resumed is in the way of a new
-/// beginning, and removed; where that is not sure, nothing is.
-async fn is_kept(hands: &Hands, trace: Trace) -> Result<bool, FileError> {
-    let path = format!("{STATE}/{}", trace.file);
-    let range = ReadRange::Bytes { offset: 0, limit: Some(MAX_LOOK) };
-    let mut reading = match hands.files().read(&path, range).await {
-        Ok(reading) => reading,
-        Err(FileError::NotFound { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let (mut bytes, mut is_all) = (Vec::new(), false);
-    while let Some(part) = reading.next().await? {
-        match part {
-            ReadPart::Data(data) => bytes.extend_from_slice(&data),
-            ReadPart::End(end) => is_all = end.eof,
-        }
-    }
-    let word = trace.holds.as_bytes();
-    let is_kept = !is_all || bytes.windows(word.len()).any(|window| window == word);
-    if !is_kept {
-        hands.files().remove(&path).await?;
-    }
-    Ok(is_kept)
 }
 
 /// What a sandbox is for.

@@ -25,6 +25,7 @@
 //! | [`tools`] | what the brain can do |
 //! | `log` | events on their way into the store and out of it |
 //! | `content` | bodies that are too long for the store |
+//! | `transcripts` | copies of what brains keep of their conversations |
 //! | [`agent`], [`event`], [`turn`] | what their names say |
 //!
 //! Invariants:
@@ -57,6 +58,7 @@ mod registry;
 pub mod state;
 mod text;
 pub mod tools;
+mod transcripts;
 pub mod turn;
 mod wish;
 
@@ -70,6 +72,7 @@ pub use look::{Page, SessionFilter, SessionResult};
 pub use record::{Profile, Session};
 pub use registry::{Created, Sent, Sessions};
 pub use state::Status;
+pub use transcripts::Transcripts;
 pub use turn::{Failure, Turn, TurnEnd, YieldReason};
 pub use wish::{NewSession, UserMessage};
 

@@ -1,13 +1,15 @@
 //! Brains that are killed, and brains that sleep.
 
-use handsd::api::proto::{GetSandboxRequest, Phase, SessionEvent};
+use std::fs;
+
+use handsd::api::proto::{ArchiveSessionRequest, DestroySandboxRequest, GetSandboxRequest, Phase, SessionEvent};
 use serde_json::json;
 
 use crate::each_runtime;
 use crate::lab::Lab;
 use crate::support::Step::{Call, Hold, Say};
 use crate::support::session::{number, of_kind, summary, text};
-use crate::support::{SOON, Session, eventually, expect, process};
+use crate::support::{SOON, Session, eventually, expect};
 use crate::turns::{said, told};
 
 each_runtime![
@@ -16,17 +18,12 @@ each_runtime![
     a_daemon_killed_in_the_middle_of_a_call_goes_on_and_nothing_runs_twice,
     a_brain_sleeps_and_wakes_with_its_conversation,
     a_brain_whose_sandbox_was_stopped_wakes_with_its_conversation,
+    a_conversation_outlives_the_sandbox_of_its_brain,
     a_message_of_before_a_crash_is_not_lost,
 ];
 
 /// Ends with its answer once there is a file.
 const WAIT: &str = "echo begun >> log; while [ ! -e go ]; do sleep 0.02; done; echo over";
-
-fn kill_brain(lab: &Lab) {
-    let brains = lab.brain_processes();
-    assert!(!brains.is_empty(), "there is a brain");
-    brains.into_iter().for_each(process::kill);
-}
 
 /// How often a command was run.
 fn runs(events: &[SessionEvent]) -> usize {
@@ -38,7 +35,7 @@ async fn a_brain_killed_in_the_middle_of_a_call_hears_what_came_of_it(runtime: &
     let session = lab.session("do it").await;
     session.until("exec.started", 1).await;
     lab.model.then([Hold("I wait. ", "And go on."), Say("all is well"), Say("indeed")]);
-    kill_brain(&lab);
+    lab.kill_brain();
     session.until("runtime.resumed", 1).await;
     let asked = lab.model.until_asked(2).await;
     assert!(told(&asked[1].body).contains("still under way"), "{}", asked[1].body);
@@ -56,7 +53,7 @@ async fn a_brain_killed_while_it_hears_its_model_goes_on(runtime: &str) {
     let Some(lab) = Lab::start(runtime, [Hold("half a ", "word"), Say("whole")]).await else { return };
     let session = lab.session("speak of the tower").await;
     lab.model.until_asked(1).await;
-    kill_brain(&lab);
+    lab.kill_brain();
     let (reason, events) = session.turns(1).await;
     assert_eq!(reason, "completed", "{:#?}", summary(&events));
     assert_eq!(said(&events), ["whole"]);
@@ -131,13 +128,37 @@ async fn a_brain_whose_sandbox_was_stopped_wakes_with_its_conversation(runtime: 
     assert_eq!(of_kind(&events, "runtime.sandbox_lost").len(), 0);
 }
 
+async fn a_conversation_outlives_the_sandbox_of_its_brain(runtime: &str) {
+    let Some(lab) = Lab::start(runtime, [Say("noted"), Say("seven")]).await else { return };
+    let session = lab.session("remember seven").await;
+    session.turns(1).await;
+    let copy = lab.daemon.state().join("transcripts").join(&session.id);
+    let is_copied = || async {
+        let text = fs::read_to_string(&copy).unwrap_or_default();
+        expect(text.contains("remember seven") && text.contains("noted"), text)
+    };
+    eventually(SOON, is_copied).await;
+    let sandbox_id = session.get().await.brain_sandbox_id;
+    lab.daemon.sandboxes().destroy(DestroySandboxRequest { sandbox_id }).await.expect("it is destroyed");
+    session.send("what was it?").await;
+    let (reason, events) = session.turns(2).await;
+    assert_eq!(reason, "completed", "{:#?}", summary(&events));
+    assert_eq!(of_kind(&events, "runtime.sandbox_lost").len(), 1);
+    let last = told(&lab.model.asked()[1].body);
+    assert!(last.contains("remember seven") && last.contains("noted"), "{last}");
+    // It goes with the session.
+    let request = ArchiveSessionRequest { session_id: session.id.clone() };
+    lab.daemon.sessions().archive(request).await.expect("it is archived");
+    eventually(SOON, || async { expect(!copy.exists(), "the copy is there") }).await;
+}
+
 async fn a_message_of_before_a_crash_is_not_lost(runtime: &str) {
     let Some(lab) = Lab::start(runtime, [Call("bash", json!({ "command": WAIT }))]).await else { return };
     let session = lab.session("do it").await;
     session.until("exec.started", 1).await;
     session.send("and mind the gap").await;
     lab.model.then([Say("minded"), Say("and done")]);
-    kill_brain(&lab);
+    lab.kill_brain();
     session.until("runtime.resumed", 1).await;
     lab.in_hands(&session, "touch go").await;
     let (reason, events) = session.turns(1).await;

@@ -98,6 +98,13 @@ impl Lab {
         below.filter(|pid| process::command_line(*pid).contains("/opt/brain/program")).collect()
     }
 
+    /// Kills them.
+    pub fn kill_brain(&self) {
+        let brains = self.brain_processes();
+        assert!(!brains.is_empty(), "there is a brain");
+        brains.into_iter().for_each(process::kill);
+    }
+
     /// Runs a command where the session has its hands.
     pub async fn in_hands(&self, session: &Session, command: &str) {
         let request = BashRequest {

@@ -206,7 +206,7 @@ fn a_conversation_that_was_kept_is_resumed_by_the_same_id() {
     let last = |brain: &Brain<'_>| Claude.program(brain).argv.pop().unwrap();
     let id = uuid(session.as_str());
     assert_eq!((last(&new), last(&kept)), (format!("--session-id={id}"), format!("--resume={id}")));
-    let trace = Claude.kept(&new).unwrap();
-    assert_eq!(trace.file, format!("config/projects/-workspace/{id}.jsonl"));
+    let trace = Claude.trace(new.session, None).unwrap();
+    assert_eq!(trace.pattern, format!("config/projects/-workspace/{id}.jsonl"));
     assert_eq!(id.len(), 36);
 }

@@ -9,11 +9,12 @@ use super::super::house::Search;
 use super::super::state::{Effect, House, Input, Record};
 use super::super::tools::{Bench, Left, unknown};
 use super::super::{SessionError, log};
-use super::{Driver, Job, Parked};
+use super::{Copying, Driver, Job, Parked};
 use crate::ids::{EventId, TurnId};
 use crate::runtime::process::Process;
 use crate::runtime::{Answer, Dialogue, Message, Recorded, Turn};
 use crate::sandbox::Sandbox;
+use crate::telemetry::chain;
 
 impl Driver {
     pub(super) async fn act(&mut self, effect: Effect) -> Result<(), SessionError> {
@@ -48,6 +49,7 @@ impl Driver {
                 let answer = record.and_then(|record| record.answer).unwrap_or_else(unknown);
                 self.tell(|dialogue| dialogue.answer(&call, &answer));
             }
+            Effect::Copy => self.copy(),
             Effect::Write(lines) => self.write(lines),
             Effect::Dispose => self.dispose(),
         }
@@ -162,17 +164,46 @@ impl Driver {
         }
     }
 
-    /// Removes the sandboxes; the log stays.
+    /// Copies the brain's conversation. If that fails, the next turn's end is as good.
+    pub(super) fn copy(&mut self) {
+        let house = &self.state.house;
+        let Some(sandbox) = house.brain.as_ref().and_then(|id| self.context.sandboxes.get(id).ok()) else { return };
+        let runtime = self.profile.spec.runtime.runtime();
+        let Some(trace) = runtime.trace(&self.id, house.memory.as_deref()) else { return };
+        if self.copying != Copying::Done {
+            self.copying = Copying::Again;
+            return;
+        }
+        self.copying = Copying::Begun;
+        let (session, brains) = (self.id.clone(), Arc::clone(&self.context.brains));
+        self.jobs.spawn(async move {
+            match sandbox.awake().await {
+                Ok((hands, _lease)) => {
+                    if let Err(error) = brains.transcripts.keep(&session, &hands, &trace).await {
+                        tracing::warn!(session.id = %session, error = %chain(&error), "a conversation is not copied");
+                    }
+                }
+                Err(error) => tracing::debug!(session.id = %session, %error, "a brain has gone before its copy"),
+            }
+            Job::Copied
+        });
+    }
+
+    /// Removes the sandboxes and the brain's conversation; the log stays.
     pub(super) fn dispose(&mut self) {
         (self.kept, self.dialogue, self.gateway, self.process) = (None, None, None, None);
         let House { brain, hands, .. } = &self.state.house;
         let sandboxes: Vec<Sandbox> =
             [brain, hands].into_iter().flatten().filter_map(|id| self.context.sandboxes.get(id).ok()).collect();
+        let (session, brains) = (self.id.clone(), Arc::clone(&self.context.brains));
         self.jobs.spawn(async move {
             for sandbox in sandboxes {
                 if let Err(error) = sandbox.destroy().await {
                     tracing::error!(sandbox.id = %sandbox.profile().id, %error, "a sandbox of a session is left behind");
                 }
+            }
+            if let Err(error) = brains.transcripts.forget(&session).await {
+                tracing::error!(session.id = %session, error = %chain(&error), "a conversation is left behind");
             }
             Job::Disposed
         });

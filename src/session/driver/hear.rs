@@ -3,7 +3,7 @@
 use super::super::SessionError;
 use super::super::state::{Input, MAX_QUEUE, Presence};
 use super::super::tools::{Finished, Note, Outcome as CallOutcome};
-use super::{BATCH, Driver, Happened, Job, Parked, Post, Request, Task, Waits};
+use super::{BATCH, Copying, Driver, Happened, Job, Parked, Post, Request, Task, Waits};
 use crate::runtime::process::{Line, Process};
 use crate::store::Claim;
 use crate::telemetry::chain;
@@ -126,6 +126,11 @@ impl Driver {
                 self.fetch();
             }
             Job::Finished(Finished { id, outcome: CallOutcome::Void }) => self.push(Input::Void(id)),
+            Job::Copied => {
+                if std::mem::replace(&mut self.copying, Copying::Done) == Copying::Again {
+                    self.copy();
+                }
+            }
             Job::Disposed => self.push(Input::Disposed),
             Job::Done => {}
         }

@@ -133,6 +133,8 @@ pub enum Effect {
     Follow(String),
     /// Stop all calls.
     StopCalls,
+    /// Copy the brain's conversation, which is as it is after a turn.
+    Copy,
     /// Answer a call.
     Answer(String, Answer),
     /// Answer a call with what was stored.

@@ -98,6 +98,9 @@ impl Step<'_> {
             return;
         };
         self.finish(reason, failure);
+        if !self.state.is_archived {
+            self.act(Effect::Copy);
+        }
         if self.state.queue.is_empty() || self.state.failure.is_some() {
             self.release();
         } else if self.state.presence == Presence::Here {
