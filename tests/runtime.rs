@@ -207,7 +207,7 @@ async fn what_hangs_is_ended_and_started_again() {
 async fn it_sleeps_with_its_sandbox_and_goes_on_after_the_wake() {
     let config = format!("[sandbox]\nidle_timeout = '300ms'\n{PATIENT}");
     let Some(daemon) = Daemon::start_configured(&config).await else { return };
-    let sandbox = create(&daemon, runtime("trap 'echo ended > end; exit 0' TERM; while :; do sleep 0.05; done")).await;
+    let sandbox = create(&daemon, runtime("trap 'echo ended >> end; exit 0' TERM; while :; do sleep 0.05; done")).await;
     let first = becomes(&sandbox, |it| !it.run_id.is_empty()).await;
     // It is no use of the sandbox.
     let asleep = || async {
@@ -218,14 +218,19 @@ async fn it_sleeps_with_its_sandbox_and_goes_on_after_the_wake() {
     assert_eq!(sandbox.read("echo awake").await, "awake");
     assert_eq!((status(&sandbox).await.starts, status(&sandbox).await.run_id), (1, first.run_id));
     eventually(SOON, asleep).await;
-    // What is stopped is told so if it is awake, and started again with its sandbox, which counts as no crash.
+    // What is stopped is told so, and started again with its sandbox, which counts as no crash.
     wake(&daemon, &sandbox).await;
     hibernate(&daemon, &sandbox, Tier::Stopped).await;
     assert_eq!(sandbox.read("cat end").await, "ended");
     let second = becomes(&sandbox, |it| it.starts == 2 && it.state() == State::Running).await;
     assert_eq!(second.last_exit, None);
-    let all = ["runtime.starting", "runtime.started", "runtime.stopped", "runtime.starting", "runtime.started"];
-    events_of(&daemon, &all).await;
+    // So is what is frozen.
+    hibernate(&daemon, &sandbox, Tier::Frozen).await;
+    hibernate(&daemon, &sandbox, Tier::Stopped).await;
+    assert_eq!(sandbox.read("cat end").await, "ended\nended");
+    runs(&sandbox, 3).await;
+    let life = ["runtime.starting", "runtime.started", "runtime.stopped"];
+    events_of(&daemon, &life.repeat(3)[..8]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use super::{Driver, WAKE_QUEUE_DEADLINE};
 use crate::crash;
 use crate::metrics::{LifeStep, Restarted, metrics};
 use crate::sandbox::live::Body;
+use crate::sandbox::runtime::state::Supervised;
 use crate::sandbox::state::{Observation, Phase, Tier};
 use crate::sandbox::{IdleTimeout, SandboxError};
 use crate::telemetry::chain;
@@ -61,8 +62,11 @@ impl Driver {
             Tier::Stopped => ("stop.intended", "stop.done", "stop.observed"),
         };
         crash::point(intended);
-        if from == Phase::Running && tier == Tier::Stopped {
-            self.end_runtime().await;
+        let mut is_thawed = false;
+        match (tier, &from) {
+            (Tier::Frozen, _) => {}
+            (Tier::Stopped, Phase::Running) => self.end_runtime().await,
+            (Tier::Stopped, _) => is_thawed = self.end_frozen_runtime().await,
         }
         let timing = metrics().step(LifeStep::Hibernate);
         let slept = match tier {
@@ -85,8 +89,9 @@ impl Driver {
             }
             Err(error) => {
                 let error = self.failed("hibernate", error);
+                let sleeps = !is_thawed || self.tools.engine.freeze(self.id()).await.is_ok();
                 match from {
-                    Phase::Hibernated(tier) => self.observe(Observation::Asleep(tier)).await,
+                    Phase::Hibernated(tier) if sleeps => self.observe(Observation::Asleep(tier)).await,
                     _ => {
                         self.observe(Observation::HibernateFailed).await;
                         self.activity.open();
@@ -95,6 +100,25 @@ impl Driver {
                 Err(error)
             }
         }
+    }
+
+    /// Ends the runtime of one that is frozen, before it is stopped: awake for as long as that takes, it can put away what it
+    /// has in hand. Answers whether the sandbox is awake now.
+    async fn end_frozen_runtime(&mut self) -> bool {
+        if !self.record.supervised.as_ref().is_some_and(Supervised::is_running) {
+            return false;
+        }
+        if let Err(error) = self.tools.engine.thaw(self.id()).await {
+            tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a runtime is stopped unasked");
+            return false;
+        }
+        match self.rouse().await {
+            Ok(()) => self.end_runtime().await,
+            Err(error) => {
+                tracing::warn!(sandbox.id = %self.id(), error = %chain(&error), "a runtime is stopped unasked");
+            }
+        }
+        true
     }
 
     pub(super) async fn wake(&mut self) -> Result<(), SandboxError> {
