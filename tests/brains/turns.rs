@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use handsd::api::proto::session::Status;
-use handsd::api::proto::{SessionEvent, SessionLimits};
+use handsd::api::proto::{SessionEvent, SessionLimits, WriteHeader};
 use serde_json::{Value, json};
 
 use crate::each_runtime;
 use crate::lab::{CREDENTIAL, Lab};
-use crate::support::Session;
-use crate::support::Step::{Call, Cut, Hang, Hold, Refuse, Say};
+use crate::support::Step::{Call, Cut, Foreign, Hang, Hold, Refuse, Say};
 use crate::support::session::{of_kind, summary, text};
+use crate::support::{Files, Session};
 
 each_runtime![
     a_turn_uses_tools_speaks_and_asks,
@@ -21,6 +21,8 @@ each_runtime![
     a_model_that_hangs_is_interrupted_at_once,
     a_tool_that_hangs_is_interrupted_at_once,
     a_text_is_neither_a_command_nor_a_file,
+    a_tool_that_is_not_ours_does_nothing,
+    a_file_in_the_brains_reach_tells_the_model_nothing,
     tokens_are_counted_and_bound_the_session,
     the_deadline_of_a_turn_ends_it,
     a_session_has_its_turns_and_no_more,
@@ -194,6 +196,60 @@ async fn a_text_is_neither_a_command_nor_a_file(runtime: &str) {
     assert_eq!(asked.len(), 2, "both texts reached the model");
     assert!(told(&asked[0].body).contains("/compact the @/etc/passwd"));
     assert!(!asked[1].body.to_string().contains("root:x:0"), "{}", asked[1].body);
+}
+
+async fn a_tool_that_is_not_ours_does_nothing(runtime: &str) {
+    let command = json!({ "command": "echo pwned > /workspace/pwned" });
+    let tools = match runtime {
+        "claude" => ["Bash", "Read", "Task", "mcp__other__bash"],
+        _ => ["shell", "exec_command", "apply_patch", "view_image"],
+    };
+    let steps = tools.map(|tool| Foreign(tool, command.clone())).into_iter().chain([Say("given up")]);
+    let Some(lab) = Lab::start(runtime, steps).await else { return };
+    let session = lab.session("try them all").await;
+    let (reason, events) = session.turns(1).await;
+    assert_eq!(reason, "completed", "{:#?}", summary(&events));
+    assert_eq!(said(&events), ["given up"]);
+    assert_eq!(lab.model.asked().len(), tools.len() + 1);
+    for kind in ["tool.call", "exec.started"] {
+        assert_eq!(of_kind(&events, kind).len(), 0, "{:#?}", summary(&events));
+    }
+    let sandbox = session.get().await;
+    for id in [sandbox.brain_sandbox_id, sandbox.hands_sandbox_id] {
+        let files = Files::new(lab.daemon.hands(), &id);
+        assert!(files.stat("/workspace/pwned").await.is_err(), "it wrote a file");
+    }
+}
+
+async fn a_file_in_the_brains_reach_tells_the_model_nothing(runtime: &str) {
+    let Some(lab) = Lab::start(runtime, [Say("one"), Say("two")]).await else { return };
+    let session = lab.session("hello").await;
+    session.turns(1).await;
+    let files = Files::new(lab.daemon.hands(), &session.get().await.brain_sandbox_id);
+    let hook = json!({ "type": "command", "command": "echo planted" });
+    let settings = json!({ "hooks": { "UserPromptSubmit": [{ "hooks": [hook] }] }, "env": { "PLANTED": "1" } });
+    let server = json!({ "mcpServers": { "planted": { "type": "stdio", "command": "/opt/brain/program" } } });
+    for (path, content) in [
+        ("CLAUDE.md", "planted"),
+        ("AGENTS.md", "planted"),
+        (".mcp.json", server.to_string().as_str()),
+        (".claude/settings.json", settings.to_string().as_str()),
+        (".claude/commands/planted.md", "planted"),
+        (".codex/config.toml", "developer_instructions = 'planted'"),
+    ] {
+        let header = WriteHeader { path: format!("/workspace/{path}"), create_parents: true, ..WriteHeader::default() };
+        files.write_as(header, content.as_bytes()).await.expect("it is written");
+    }
+    // The next process finds them.
+    lab.kill_brain();
+    session.until("runtime.exited", 1).await;
+    session.send("hello again").await;
+    let (reason, events) = session.turns(2).await;
+    assert_eq!(reason, "completed", "{:#?}", summary(&events));
+    let asked = lab.model.asked();
+    assert_eq!(asked.len(), 2);
+    assert!(!asked[1].body.to_string().contains("planted"), "{}", asked[1].body);
+    assert_eq!(asked[1].body["tools"], asked[0].body["tools"]);
 }
 
 async fn tokens_are_counted_and_bound_the_session(runtime: &str) {

@@ -25,8 +25,10 @@ mod responses;
 pub enum Step {
     /// Says something, and that was all.
     Say(&'static str),
-    /// Says something and uses a tool.
+    /// Uses a tool of ours.
     Call(&'static str, Value),
+    /// Uses one by a name that is none of ours.
+    Foreign(&'static str, Value),
     /// Says the first text, and the second once the test lets it.
     Hold(&'static str, &'static str),
     /// Says nothing until the test lets it, and hangs up then.
@@ -135,9 +137,9 @@ async fn answer(
     };
     let step = shared.steps.lock().expect("no panic").pop_front().unwrap_or(Step::Say("out of script"));
     let is_stream = body["stream"] == true;
-    let (say, call): (Say, Call) = match uri.path() {
-        "/v1/messages" => (messages::text, messages::call),
-        _ => (responses::text, responses::call),
+    let (say, call, prefix): (Say, Call, _) = match uri.path() {
+        "/v1/messages" => (messages::text, messages::call, messages::PREFIX),
+        _ => (responses::text, responses::call, ""),
     };
     match step {
         Step::Refuse(status) => {
@@ -154,7 +156,8 @@ async fn answer(
         }
         Step::Say(text) if !is_stream => document(messages::document(number, text)),
         Step::Say(text) => events(say(number, &[text])),
-        Step::Call(tool, input) => events(call(number, tool, &input)),
+        Step::Call(tool, input) => events(call(number, &format!("{prefix}{tool}"), &input)),
+        Step::Foreign(tool, input) => events(call(number, tool, &input)),
         Step::Cut => {
             let begun = say(number, &["cut"]).into_iter().take(3).map(Some);
             respond(stream::iter(begun.chain([None])).boxed())

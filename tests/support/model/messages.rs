@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use super::event;
 
+/// In front of the names of our tools, as the program tells them to its model.
+pub const PREFIX: &str = "mcp__hands__";
+
 /// A text in pieces. The first three events come before the second piece.
 pub fn text(number: usize, pieces: &[&str]) -> Vec<Bytes> {
     let delta = |text: &&str| {
@@ -21,7 +24,7 @@ pub fn text(number: usize, pieces: &[&str]) -> Vec<Bytes> {
 
 /// A tool is used.
 pub fn call(number: usize, tool: &str, input: &Value) -> Vec<Bytes> {
-    let block = json!({ "type": "tool_use", "id": format!("toolu_{number}"), "name": format!("mcp__hands__{tool}"), "input": {} });
+    let block = json!({ "type": "tool_use", "id": format!("toolu_{number}"), "name": tool, "input": {} });
     let delta = json!({ "type": "input_json_delta", "partial_json": input.to_string() });
     let mut events = vec![
         start(number),
