@@ -17,11 +17,19 @@ use crate::support::reason;
 
 /// Calls an RPC with an empty message. What is refused before it reaches a service is refused to any shape of call.
 async fn call(channel: &Channel, path: &str) -> Status {
+    call_with(channel, path, ()).await
+}
+
+/// Calls an RPC with this message.
+pub async fn call_with<T>(channel: &Channel, path: &str, message: T) -> Status
+where
+    T: Message + Send + Sync + 'static,
+{
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.unwrap();
-    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let codec = tonic_prost::ProstCodec::<T, ()>::default();
     // The head of the reply is enough: some streams never end.
-    let reply = client.server_streaming(Request::new(()), path.parse().unwrap(), codec).await;
+    let reply = client.server_streaming(Request::new(message), path.parse().unwrap(), codec).await;
     reply.err().unwrap_or_else(|| Status::ok(""))
 }
 

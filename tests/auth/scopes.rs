@@ -10,10 +10,12 @@ use handsd::api::proto::{
     ListAgentsRequest, ListCredentialsRequest, ListRunsRequest, ListSandboxesRequest, ListSessionsRequest,
     NodeEventsRequest, ReadRequest, ResultRequest, SendRequest, TurnsRequest, WatchSandboxRequest,
 };
+use handsd::auth::policy::RPCS;
 use handsd::client::{self, Channel};
 use tonic::Code;
 
 use crate::node::{Node, with_token};
+use crate::refusals::call_with;
 use crate::support::{SOON, eventually, expect, reason, refusal};
 
 fn labels(pairs: &[(&str, &str)]) -> HashMap<String, String> {
@@ -152,4 +154,46 @@ async fn the_sandboxes_of_a_tenants_session_are_the_tenants() {
     sessions.archive(ArchiveSessionRequest { session_id: id }).await.unwrap();
     eventually(SOON, || async { expect(list(&mut sandboxes.clone(), &[]).await.is_empty(), "its sandboxes stay") })
         .await;
+}
+
+/// A request that names one thing, as all do in their first field; and one that does so in its header.
+#[derive(Clone, PartialEq, prost::Message)]
+struct About {
+    #[prost(string, tag = "1")]
+    id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Opening {
+    #[prost(message, optional, tag = "1")]
+    header: Option<About>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_every_rpc_what_is_anothers_is_as_if_it_were_not_there() {
+    let Some(node) = Node::start(&with_token("a", "operator", "a", "tenant = 'a'")).await else { return };
+    let channel = node.connect(&node.token("a")).await.unwrap();
+    let agent = CreateAgentRequest { name: "script".into(), runtime: "script".into(), ..Default::default() };
+    node.sessions().create_agent(agent).await.unwrap();
+    let sandbox = create(&mut node.sandboxes(), &[("tenant", "b")]).await.unwrap();
+    let session_id = node.sessions().create(session(&[("tenant", "b")], "")).await.unwrap().into_inner().id;
+    let ids = [(sandbox.clone(), "sb_00000000000000000000"), (session_id.clone(), "ses_00000000000000000000")];
+    let mut not_found = 0;
+    for (path, _) in RPCS {
+        for (anothers, nobodys) in &ids {
+            let answer = async |id: &str| {
+                let about = About { id: id.to_owned() };
+                let in_header = Opening { header: Some(about.clone()) };
+                let answers = [call_with(&channel, path, about).await, call_with(&channel, path, in_header).await];
+                answers.map(|status| (status.code(), reason(&status)))
+            };
+            let told = answer(anothers).await;
+            assert_eq!(told, answer(nobodys).await, "{path} tells whether {anothers} is there");
+            not_found += usize::from(told.iter().any(|(code, _)| *code == Code::NotFound));
+        }
+    }
+    assert!(not_found >= 20, "only {not_found} calls came as far as what they are about");
+    assert_eq!(list(&mut node.sandboxes(), &[]).await, [sandbox.clone()]);
+    node.sandboxes().destroy(DestroySandboxRequest { sandbox_id: sandbox }).await.unwrap();
+    node.sessions().archive(ArchiveSessionRequest { session_id }).await.unwrap();
 }
