@@ -88,7 +88,7 @@ pub fn holders(directory: &std::path::Path, text: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        let kind = entry.file_type().expect("its type is known");
+        let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() {
             found.extend(holders(&path, text));
         } else if kind.is_file()
