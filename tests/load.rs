@@ -56,7 +56,7 @@ impl Times {
     fn p99(mut self) -> [Duration; 2] {
         [&mut self.lookups, &mut self.commands].map(|times| {
             times.sort_unstable();
-            times[times.len() * 99 / 100]
+            times.get(times.len() * 99 / 100).copied().unwrap_or_default()
         })
     }
 }
