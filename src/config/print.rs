@@ -119,6 +119,7 @@ stop_after = {stop_after}
 max_wakes = {max_wakes}
 # Sandboxes of this node; a request for one more is refused.
 max_sandboxes = {max_sandboxes}
+# Sandboxes as these keys say that are made before anybody asks.
 reserve = {reserve}
 # With less memory of the node available, or while something waits for memory in more than so many percent of the time, the
 # sandbox that nobody has used for longest goes to sleep, and then the next; or \"unlimited\".
