@@ -30,7 +30,7 @@ use crate::seal::Sealer;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::telemetry::chain;
-use crate::telemetry::spans::Spans;
+use crate::telemetry::export::Exporter;
 use crate::webhook::{self, Reach, Webhooks};
 use brains::brains;
 pub use brains::cages;
@@ -122,7 +122,7 @@ impl Daemon {
             node,
             end: CancellationToken::new(),
         };
-        let (spans, exporter) = match config.telemetry.otlp.as_deref().map(Spans::to).transpose() {
+        let (spans, exporter) = match config.telemetry.otlp.as_deref().map(Exporter::open).transpose() {
             Ok(collected) => collected.unzip(),
             Err(error) => return Err(DaemonError::Telemetry(error)),
         };

@@ -55,7 +55,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`daemon`], [`health`] | start, serve, stop; whether the node can do what it is asked |
-//! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do, logs and error chains |
+//! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do; logs, error chains, and spans of calls for a collector |
 //! | [`api`] | the gRPC services and the HTTP surface; `convert` and `status` are the only maps to and from the domain |
 //! | [`session`] | the durable conversation: `state` (pure), the task of each session (`driver`), where it lives (`house`), its tools |
 //! | [`runtime`] | brains: the adapters between a session and a process that thinks (`script`, `claude`, `codex`), and what their sandboxes hold (`cage`) |
