@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use rmcp::transport::StreamableHttpServerConfig;
 use rmcp::transport::streamable_http_server::StreamableHttpService;
 use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, SessionConfig};
@@ -84,10 +84,9 @@ impl Mcp {
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, message));
         }
         request.extensions_mut().insert(place);
-        let mut response = self.http.handle(request).await.map(Body::new);
+        let response = self.http.handle(request).await.map(Body::new);
         // The protocol has a form of its own for errors.
-        response.extensions_mut().insert(Verbatim);
-        Ok(response)
+        Ok(Verbatim(response).into_response())
     }
 }
 
