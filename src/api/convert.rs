@@ -15,6 +15,7 @@
 //! What they share is here: ids, environments, bounds.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::proto::ErrorReason;
 use super::status::Fault;
@@ -117,10 +118,32 @@ fn check_env(field: &'static str, env: &BTreeMap<String, String>, limit: usize) 
     Ok(bytes)
 }
 
+/// A span of time; `None` if it is negative or no duration. The conversion that comes with the type panics at the least one.
+fn span(span: prost_types::Duration) -> Option<Duration> {
+    let (seconds, nanos) = (u64::try_from(span.seconds).ok()?, u32::try_from(span.nanos).ok()?);
+    Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanos.into()))
+}
+
 fn page_size(asked: u32, (default, most): (u32, u32)) -> Result<u32, Fault> {
     match asked {
         0 => Ok(default),
         asked if asked <= most => Ok(asked),
         asked => Err(Fault::argument("page_size", format!("is {asked}, at most {most} is allowed"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_negative_is_a_span_of_time() {
+        let of = |seconds, nanos| span(prost_types::Duration { seconds, nanos });
+        assert_eq!(of(1, 500_000_000), Some(Duration::from_millis(1_500)));
+        assert_eq!(of(0, 0), Some(Duration::ZERO));
+        assert_eq!(of(i64::MAX, i32::MAX), Some(Duration::new(i64::MAX.unsigned_abs() + 2, 147_483_647)));
+        for (seconds, nanos) in [(i64::MIN, 0), (i64::MIN, i32::MIN), (-1, 0), (1, -1), (0, i32::MIN)] {
+            assert_eq!(of(seconds, nanos), None, "{seconds} s {nanos} ns");
+        }
     }
 }

@@ -39,7 +39,7 @@ pub fn node_event(event: StoredEvent) -> proto::NodeEvent {
 /// It is negative or too long.
 pub fn patience(timeout: Option<prost_types::Duration>) -> Result<Duration, Fault> {
     let Some(timeout) = timeout else { return Ok(PATIENCE.0) };
-    let timeout = Duration::try_from(timeout).ok().filter(|timeout| *timeout <= PATIENCE.1);
+    let timeout = super::span(timeout).filter(|timeout| *timeout <= PATIENCE.1);
     timeout.ok_or_else(|| Fault::argument("timeout", format!("is 0 to {} s", PATIENCE.1.as_secs())))
 }
 

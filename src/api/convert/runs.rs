@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{MAX_PATH, MAX_USER, bounded, check_env, checked_user, key, sandbox_id};
+use super::{MAX_PATH, MAX_USER, bounded, check_env, checked_user, key, sandbox_id, span};
 use crate::api::proto::{self, ErrorReason};
 use crate::api::status::Fault;
 use crate::guest::client::ExitStatus;
@@ -74,7 +74,7 @@ pub(super) fn program(line: Option<String>, argv: Vec<String>) -> Result<Program
 fn deadline(timeout: Option<prost_types::Duration>, deadlines: Deadlines) -> Result<Deadline, Fault> {
     let invalid = |message: String| Fault::argument_for(ErrorReason::RunDeadlineInvalid, "timeout", message);
     let Some(timeout) = timeout else { return Ok(Deadline::After(deadlines.default)) };
-    let timeout = Duration::try_from(timeout).map_err(|_| invalid("is negative or no duration".to_owned()))?;
+    let timeout = span(timeout).ok_or_else(|| invalid("is negative or no duration".to_owned()))?;
     match timeout {
         Duration::ZERO => Ok(Deadline::Never),
         timeout if timeout > deadlines.max => {
@@ -157,7 +157,7 @@ pub fn signal(number: u32) -> Result<i32, Fault> {
 /// It is negative or too long.
 pub fn grace(grace: Option<prost_types::Duration>, default: Duration) -> Result<Duration, Fault> {
     let Some(grace) = grace else { return Ok(default) };
-    let grace = Duration::try_from(grace).ok().filter(|grace| *grace <= MAX_GRACE);
+    let grace = span(grace).filter(|grace| *grace <= MAX_GRACE);
     grace.ok_or_else(|| Fault::argument("grace", format!("is 0 to {} s", MAX_GRACE.as_secs())))
 }
 

@@ -95,7 +95,7 @@ fn span(
     most: Duration,
 ) -> Result<Duration, Fault> {
     let Some(span) = span else { return Ok(default) };
-    let span = Duration::try_from(span).ok().filter(|span| (least..=most).contains(span));
+    let span = super::span(span).filter(|span| (least..=most).contains(span));
     span.ok_or_else(|| Fault::argument(field, format!("is {least:?} to {most:?}")))
 }
 

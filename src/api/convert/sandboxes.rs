@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::network::{network, network_message, network_usage, secret_message, secrets};
 use super::runtime::{runtime, runtime_message, runtime_status};
-use super::{MAX_PATH, bounded, check_env, checked_user, key, page_size};
+use super::{MAX_PATH, bounded, check_env, checked_user, key, page_size, span};
 use crate::api::proto::{self, ErrorReason};
 use crate::api::status::Fault;
 use crate::engine::Limits;
@@ -99,10 +99,10 @@ pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Faul
 /// # Errors
 /// It is negative or too long.
 pub fn idle_timeout(timeout: prost_types::Duration) -> Result<IdleTimeout, Fault> {
-    match Duration::try_from(timeout) {
-        Ok(Duration::ZERO) => Ok(IdleTimeout::Never),
-        Ok(timeout) if timeout <= MAX_IDLE => Ok(IdleTimeout::After(timeout)),
-        Ok(_) | Err(_) => Err(Fault::argument("idle_timeout", format!("is 0 to {} s", MAX_IDLE.as_secs()))),
+    match span(timeout) {
+        Some(Duration::ZERO) => Ok(IdleTimeout::Never),
+        Some(timeout) if timeout <= MAX_IDLE => Ok(IdleTimeout::After(timeout)),
+        Some(_) | None => Err(Fault::argument("idle_timeout", format!("is 0 to {} s", MAX_IDLE.as_secs()))),
     }
 }
 
