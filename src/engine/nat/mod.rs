@@ -12,6 +12,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `netlink` | messages to the kernel and its answers |
+//! | `docker` | a say in the filter of a Docker that manages iptables |
 //! | `link` | links, addresses, routes |
 //! | `message` | messages to nf_tables |
 //! | `rules` | what may go where |
@@ -37,6 +38,7 @@ use crate::network::{Counted, Counter};
 use rules::Rules;
 use tally::Tally;
 
+mod docker;
 mod link;
 mod message;
 mod netlink;
@@ -300,21 +302,27 @@ impl Shared {
     }
 
     fn install(&self, state: &mut State) -> io::Result<()> {
-        if state.installed {
-            return Ok(());
+        if !state.installed {
+            self.install_own()?;
+            state.installed = true;
         }
+        // Docker may have come, or have begun anew, since the last time.
+        docker::join(&self.prefix)
+    }
+
+    fn install_own(&self) -> io::Result<()> {
         self.rules().install()?;
         link::add_address(LOOPBACK, self.settings.gateway())?;
         if fs::read_to_string(FORWARDING)?.trim() == "0" {
             tracing::info!("the node passes packets on from now on ({FORWARDING})");
             fs::write(FORWARDING, "1")?;
         }
-        state.installed = true;
         Ok(())
     }
 
     fn uninstall(&self, state: &mut State) -> io::Result<()> {
         // Without rules of this daemon's, the address is not this daemon's either.
+        docker::leave(&self.prefix)?;
         if self.rules().remove()? {
             link::remove_address(LOOPBACK, self.settings.gateway())?;
         }

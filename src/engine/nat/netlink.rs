@@ -21,8 +21,10 @@ const ANSWERS: usize = 64 << 10;
 
 const HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
 const NLA_F_NESTED: u16 = 0x8000;
 
 /// The thing exists already: it is not changed, and that is an error.
@@ -127,6 +129,34 @@ impl Batch {
 fn refusal(body: &[u8]) -> Option<Errno> {
     let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
     (code != 0).then(|| Errno::from_raw(-code))
+}
+
+/// Asks for all there are of something: the request's type, fixed part and attributes. Answers the body of each.
+///
+/// # Errors
+/// The kernel's.
+pub fn list(
+    protocol: SockProtocol,
+    kind: u16,
+    fixed: &[u8],
+    fill: impl FnOnce(&mut Attributes<'_>),
+) -> io::Result<Vec<Vec<u8>>> {
+    let mut request = Batch::default();
+    request.message(kind, NLM_F_DUMP, fixed, fill);
+    let socket = request.say(protocol)?;
+    let (mut buffer, mut found) = (vec![0; ANSWERS], Vec::new());
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut answers = &buffer[..length];
+        while let Some((kind, body, rest)) = split(answers) {
+            match kind {
+                NLMSG_DONE => return Ok(found),
+                NLMSG_ERROR => return Err(refusal(body).unwrap_or(Errno::EBADMSG).into()),
+                _ => found.push(body.to_vec()),
+            }
+            answers = rest;
+        }
+    }
 }
 
 /// The value of the first attribute of a kind, if there is one.
