@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use handsd::api::proto::network::Mode;
-use handsd::api::proto::{CreateSandboxRequest, HibernateSandboxRequest, Limits, Network, SetLimitsRequest, Tier};
+use handsd::api::proto::{
+    CreateSandboxRequest, DestroySandboxRequest, HibernateSandboxRequest, Limits, ListSandboxesRequest, Network,
+    SetLimitsRequest, Tier,
+};
 
 use crate::support::dockerd::{self, Dockerd};
 
 use crate::inside::{ECHO, Forward, has_python, hibernate, serve};
 use crate::lab::Lab;
 use crate::proxy::{proxy, sandbox_with, set_network};
+use crate::support::engine::container;
 use crate::support::rootfs;
-use crate::support::{Daemon, SOON, Sandbox, eventually, expect, reason};
+use crate::support::{Daemon, SOON, Sandbox, eventually, expect, process, reason};
 
 /// Says its own address to whoever connects, over TCP and UDP; answers every question about a name ending in "2.test" by
 /// 203.0.113.2, and every other by 10.9.0.2, over UDP and TCP. But for `alias.test`, which is another name, `both.test`, which
@@ -131,7 +135,7 @@ fn traces(lab: &Lab) -> String {
 pub struct Node {
     /// Its daemon.
     pub daemon: Daemon,
-    _dockerd: Option<Arc<Dockerd>>,
+    dockerd: Option<Arc<Dockerd>>,
 }
 
 impl Node {
@@ -141,7 +145,7 @@ impl Node {
             return None;
         }
         lab.serve(WORLD);
-        Some(Self { daemon: lab.daemon("").await?, _dockerd: None })
+        Some(Self { daemon: lab.daemon("").await?, dockerd: None })
     }
 
     /// With Docker.
@@ -156,7 +160,7 @@ impl Node {
             dockerd.socket().display(),
             rootfs::write_tar(lab.files()).display()
         );
-        Some(Self { daemon: lab.daemon(&config).await?, _dockerd: Some(dockerd) })
+        Some(Self { daemon: lab.daemon(&config).await?, dockerd: Some(dockerd) })
     }
 }
 
@@ -281,14 +285,88 @@ async fn a_hundred_leave_no_link_rule_address_or_route() {
     let Some(daemon) = lab.daemon("").await else { return };
     assert_eq!(traces(&lab), "");
     for _ in 0..4 {
-        let making = (0..25).map(|_| sandbox_with(&daemon, nat()));
-        let sandboxes: Vec<Sandbox> = futures_util::future::try_join_all(making).await.unwrap();
-        let traces_now = traces(&lab);
-        let addresses = traces_now.lines().filter(|line| line.contains("198.18.")).count();
-        assert_eq!(addresses, 1 + 25, "the gateway and a route each");
-        futures_util::future::try_join_all(sandboxes.iter().map(Sandbox::destroy)).await.unwrap();
-        assert_eq!(traces(&lab), "");
+        let sandboxes = make(&lab, &daemon, 25).await;
+        destroy(&lab, sandboxes).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_of_docker_leave_no_namespace_either() {
+    let Some(mut lab) = Lab::new() else { return };
+    let Some(Node { daemon, dockerd: Some(dockerd) }) = Node::docker(&mut lab).await else { return };
+    let rounds = std::env::var("HANDSD_NAT_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());
+    assert_eq!(traces(&lab), "");
+    for _ in 0..rounds {
+        let sandboxes = make(&lab, &daemon, 10).await;
+        let namespaces: Vec<String> = sandboxes
+            .iter()
+            .map(|sandbox| dockerd.json(&format!("/containers/{}/json", container(&daemon.state(), sandbox))))
+            .map(|container| container["NetworkSettings"]["SandboxKey"].as_str().unwrap().to_owned())
+            .collect();
+        // Docker keeps a namespace by a mount; the empty file below it goes some time later.
+        let mounted = || {
+            let mounts = process::mounts(std::process::id());
+            namespaces.iter().filter(|namespace| mounts.contains(namespace.as_str())).count()
+        };
+        assert_eq!(mounted(), namespaces.len(), "{namespaces:?}");
+        destroy(&lab, sandboxes).await;
+        eventually(SOON, || async { expect(mounted() == 0, format!("{} of {namespaces:?}", mounted())) }).await;
+    }
+}
+
+/// So many sandboxes with an address, made at once.
+async fn make(lab: &Lab, daemon: &Daemon, count: usize) -> Vec<Sandbox> {
+    let making = (0..count).map(|_| sandbox_with(daemon, nat()));
+    let sandboxes = futures_util::future::try_join_all(making).await.unwrap();
+    let traces_now = traces(lab);
+    let addresses = traces_now.lines().filter(|line| line.contains("198.18.")).count();
+    assert_eq!(addresses, 1 + count, "the gateway and a route each");
+    sandboxes
+}
+
+async fn destroy(lab: &Lab, sandboxes: Vec<Sandbox>) {
+    futures_util::future::try_join_all(sandboxes.iter().map(Sandbox::destroy)).await.unwrap();
+    assert_eq!(traces(lab), "");
+}
+
+/// What a Docker that manages iptables makes of the node's network.
+const DOCKER_FILTER: &str = "iptables-nft -P FORWARD DROP && iptables-nft -N DOCKER-USER && \
+                             iptables-nft -A DOCKER-USER -j RETURN && iptables-nft -A FORWARD -j DOCKER-USER";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_docker_that_drops_what_it_does_not_know_lets_sandboxes_out_and_keeps_nothing_of_them() {
+    let Some(mut lab) = Lab::new() else { return };
+    if std::process::Command::new("iptables-nft").arg("--version").output().is_err() {
+        println!("skipped: iptables-nft is not installed");
+        return;
+    }
+    let Some(Node { daemon, .. }) = Node::native(&mut lab).await else { return };
+    let out = "203.0.113.2 saw 198.51.100.1";
+    let first = sandbox_with(&daemon, nat()).await.unwrap();
+    assert_eq!(first.read(&reach("203.0.113.2", false)).await, out);
+    lab.on_node(&["sh", "-c", DOCKER_FILTER]);
+    assert!(
+        first.read(&reach("203.0.113.2", false)).await.starts_with("failed: "),
+        "Docker has come, and nobody knows"
+    );
+    let of_ours = || lab.on_node(&["iptables-nft", "-S", "DOCKER-USER"]).matches("-i hd").count();
+    for _ in 0..2 {
+        // Each that is made has it looked after.
+        let next = sandbox_with(&daemon, nat()).await.unwrap();
+        for sandbox in [&first, &next] {
+            assert_eq!(sandbox.read(&reach("203.0.113.2", false)).await, out);
+            assert!(sandbox.read(&reach("10.9.0.2", false)).await.starts_with("failed: "), "what is refused stays so");
+        }
+        assert_eq!(of_ours(), 1);
+        // As a Docker does that begins anew.
+        lab.on_node(&["iptables-nft", "-F", "DOCKER-USER"]);
+    }
+    sandbox_with(&daemon, nat()).await.unwrap().destroy().await.unwrap();
+    assert_eq!(of_ours(), 1);
+    for sandbox in daemon.sandboxes().list(ListSandboxesRequest::default()).await.unwrap().into_inner().sandboxes {
+        daemon.sandboxes().destroy(DestroySandboxRequest { sandbox_id: sandbox.id }).await.unwrap();
+    }
+    assert_eq!(of_ours(), 0);
 }
 
 async fn what_a_killed_daemon_left_is_gone_after_the_next_start(lab: &Lab, daemon: &mut Daemon) {
