@@ -51,7 +51,7 @@ impl Driver {
         // Where they go is published with the change.
         let secrets = secrets.map(Arc::new);
         let before = self.secrets.clone();
-        self.secrets = secrets.clone().or(self.secrets.take());
+        self.secrets = secrets.clone().or_else(|| self.secrets.take());
         let changed = self.change(|record| (record.policy, record.secrets) = (policy, sealed.secrets)).await;
         if changed.is_err() {
             self.secrets = before;
