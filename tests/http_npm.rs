@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use handsd::api::proto::PreviewRequest;
 use support::http::Http;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
@@ -83,15 +84,64 @@ async fn the_reference_client_of_mcp_uses_the_tools_of_sandboxes_and_sessions() 
 /// Debian's name of the browser, and that of others.
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_page_does_what_an_operator_needs() {
-    let Some(build) = build().await else { return };
+/// The browser of this machine; if there is none, it says so.
+fn browser() -> Option<String> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let programs = std::env::split_paths(&paths).flat_map(|path| BROWSERS.map(|name| path.join(name)));
-    let Some(browser) = programs.into_iter().find(|program| program.is_file()) else {
+    let found = programs.into_iter().find(|program| program.is_file());
+    if found.is_none() {
         println!("skipped: needs Chromium");
-        return;
-    };
+    }
+    found.map(|program| program.to_str().expect("a plain path").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_does_what_an_operator_needs() {
+    let (Some(build), Some(browser)) = (build().await, browser()) else { return };
     let Some(http) = Http::start().await else { return };
-    run(&http, &build.join("page.js"), &[("CHROMIUM", browser.to_str().expect("a plain path"))]).await;
+    run(&http, &build.join("page.js"), &[("CHROMIUM", &browser)]).await;
+}
+
+/// A development server that reloads pages hot, and where it is installed: not with the client, because it brings programs
+/// for this machine, of which a lock file would name those of all others. If it cannot be installed, it says so.
+async fn install_vite() -> Option<PathBuf> {
+    const VITE: &str = "vite@6.4.6";
+    let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join(VITE);
+    let modules = prefix.join("node_modules");
+    if !modules.join("vite").exists() {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--prefix"]);
+        let installed = npm.arg(&prefix).arg(VITE).output().await.expect("npm is there");
+        if !installed.status.success() {
+            println!("skipped: npm cannot install vite: {}", String::from_utf8_lossy(&installed.stderr));
+            return None;
+        }
+    }
+    Some(modules)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn previews_of_development_servers_reload_hot_and_outlive_a_sleep() {
+    let (Some(build), Some(browser)) = (build().await, browser()) else { return };
+    if !Path::new("/usr/bin/node").exists() || !Path::new("/usr/bin/python3").exists() {
+        println!("skipped: needs /usr/bin/node and /usr/bin/python3, which the node's image has");
+        return;
+    }
+    let Some(modules) = install_vite().await else { return };
+    let Some(http) = Http::start().await else { return };
+    let sandbox = http.daemon.sandbox().await;
+    let preview = async |port: u32| {
+        let request = PreviewRequest { sandbox_id: sandbox.id.clone(), port };
+        http.daemon.sandboxes().preview(request).await.expect("HTTP is served").into_inner().url
+    };
+    let env = [
+        ("CHROMIUM", browser.as_str()),
+        ("HANDS", env!("CARGO_BIN_EXE_hands")),
+        ("HANDS_ADDR", &http.daemon.address()),
+        ("HANDSD_MODULES", modules.to_str().expect("a plain path")),
+        ("HANDSD_SANDBOX", &sandbox.id),
+        ("HANDSD_PLAIN", &preview(8000).await),
+        ("HANDSD_VITE", &preview(5173).await),
+    ];
+    run(&http, &build.join("preview.js"), &env).await;
 }
