@@ -56,17 +56,16 @@ while True:
     connection.close()
 "#;
 
-/// Measures, from inside, round trips and bytes a second to the echo at `PORT` of the node's loopback through the proxy.
-const THROUGH_PROXY: &str = r#"
+/// Measures round trips and bytes a second to an echo at HOST and PORT, through the proxy of a sandbox if WAY is "proxy".
+const MEASURE: &str = r#"
 import socket, sys, threading, time
-port, trips, megabytes = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-def tunnel():
-    proxy = socket.create_connection(("127.0.0.1", 7422))
-    proxy.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    proxy.sendall(b"CONNECT localhost:%d HTTP/1.1\r\n\r\n" % port)
-    assert b" 200 " in proxy.recv(4096)
-    return proxy
-one, times = tunnel(), []
+way, host, port, trips, megabytes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+one = socket.create_connection(("127.0.0.1", 7422) if way == "proxy" else (host, port))
+one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+if way == "proxy":
+    one.sendall(b"CONNECT %s:%d HTTP/1.1\r\n\r\n" % (host.encode(), port))
+    assert b" 200 " in one.recv(4096)
+times = []
 for _ in range(trips):
     began = time.perf_counter()
     one.sendall(b"x")
@@ -83,6 +82,33 @@ while left > 0:
     left -= len(one.recv(1 << 20))
 print(sorted(times)[len(times) // 2] * 1e6, total / (time.perf_counter() - began) / 1e6)
 "#;
+
+/// The ends of the link between the daemon's namespace and that of the world.
+const NODE: &str = "203.0.113.1/24";
+const WORLD: &str = "203.0.113.2/24";
+
+/// An echo in python that is killed when it is dropped.
+struct Echo(Child);
+
+impl Echo {
+    /// Starts it as `words` say, and waits until it listens.
+    fn start(words: &[&str]) -> Result<Self> {
+        let program = ECHO.replace("127.0.0.1", "0.0.0.0").replace("3000", "3001");
+        let program = program.replace("while True:", "print('ready', flush=True)\nwhile True:");
+        let (first, words) = words.split_first().context("a command")?;
+        let mut command = Command::new(first);
+        let mut echo = Self(command.args(words).args(["python3", "-c", &program]).stdout(Stdio::piped()).spawn()?);
+        BufReader::new(echo.0.stdout.take().context("its output")?).read_line(&mut String::new())?;
+        Ok(echo)
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// A daemon that is killed when it is dropped.
 struct Node {
@@ -195,23 +221,56 @@ impl Node {
         self.wait_for_port(&sandbox).await?;
         print("Forward, over gRPC", &self.over_forward(&sandbox, trips, megabytes).await?);
         self.destroy(sandbox).await?;
-        let (sandbox, _) = self.create(Mode::Proxy, &["localhost"]).await?;
-        // The world is the loopback of the daemon's namespace.
-        let namespace = format!("--net=/proc/{}/ns/net", self.child.id());
-        let program = ECHO.replace("3000", "3001").replace("while True:", "print('ready', flush=True)\nwhile True:");
-        let mut echo = Command::new("nsenter");
-        let mut echo = echo.args([&namespace, "python3", "-c", &program]).stdout(Stdio::piped()).spawn()?;
-        BufReader::new(echo.stdout.take().context("its output")?).read_line(&mut String::new())?;
-        let line = format!("cat > m.py <<'EOF'\n{THROUGH_PROXY}\nEOF\npython3 m.py 3001 {trips} {megabytes}");
-        let said = self.bash(&sandbox, &line).await;
-        echo.kill()?;
-        echo.wait()?;
-        let said = said?;
-        let mut numbers = said.split_whitespace().map(str::parse::<f64>);
-        let (Some(Ok(trip)), Some(Ok(speed))) = (numbers.next(), numbers.next()) else { bail!("no numbers: {said}") };
-        let measured = Measured { trip: Duration::from_secs_f64(trip / 1e6), speed: speed * 1e6 };
-        print("proxy, from python inside", &measured);
-        self.destroy(sandbox).await.map(drop)
+        self.by_python(trips, megabytes).await
+    }
+
+    /// What goes through the kernel only, and what python costs: the same program measures all of these.
+    async fn by_python(&self, trips: usize, megabytes: usize) -> Result<()> {
+        let namespace = self.namespace();
+        let _near = Echo::start(&["nsenter", &namespace])?;
+        let far = Echo::start(&["unshare", "--net"])?;
+        self.link_to(far.0.id())?;
+        let [near, far] = ["127.0.0.1", "203.0.113.2"].map(|host| format!("{host} 3001 {trips} {megabytes}"));
+        for (name, arguments) in [("plain loopback, from python", &near), ("a plain link, from python", &far)] {
+            let mut command = Command::new("nsenter");
+            command.args([&namespace, "python3", "-c", MEASURE, "plain"]).args(arguments.split(' '));
+            print(name, &parse(&String::from_utf8(command.output()?.stdout)?)?);
+        }
+        let proxied = format!("localhost 3001 {trips} {megabytes}");
+        for (name, mode, allow, way, arguments) in [
+            ("proxy, from python inside", Mode::Proxy, &["localhost"][..], "proxy", &proxied),
+            ("nat, from python inside", Mode::Nat, &[], "plain", &far),
+        ] {
+            let (sandbox, _) = self.create(mode, allow).await?;
+            let line = format!("cat > m.py <<'EOF'\n{MEASURE}\nEOF\npython3 m.py {way} {arguments}");
+            print(name, &parse(&self.bash(&sandbox, &line).await?)?);
+            self.destroy(sandbox).await?;
+        }
+        Ok(())
+    }
+
+    /// The namespace of its network, which stands for the node's; its loopback is the world of the proxy.
+    fn namespace(&self) -> String {
+        format!("--net=/proc/{}/ns/net", self.child.id())
+    }
+
+    /// Links it to the namespace of a process.
+    fn link_to(&self, pid: u32) -> Result<()> {
+        let (node, pid) = (self.namespace(), pid.to_string());
+        let world = format!("--net=/proc/{pid}/ns/net");
+        let pair = ["link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", &pid];
+        for (namespace, words) in [
+            (&node, &pair[..]),
+            (&node, &["address", "add", NODE, "dev", "wire"]),
+            (&world, &["address", "add", WORLD, "dev", "wire"]),
+            (&node, &["link", "set", "wire", "up"]),
+            (&world, &["link", "set", "wire", "up"]),
+        ] {
+            if !Command::new("nsenter").args([namespace, "ip"]).args(words).status()?.success() {
+                bail!("ip {words:?}");
+            }
+        }
+        Ok(())
     }
 
     /// What a command writes to stdout.
@@ -331,6 +390,13 @@ async fn over_tcp(mut stream: TcpStream, trips: usize, megabytes: usize) -> Resu
     };
     tokio::try_join!(send, receive)?;
     Ok(Measured { trip: median(times), speed: total as f64 / began.elapsed().as_secs_f64() })
+}
+
+/// What [`MEASURE`] prints.
+fn parse(said: &str) -> Result<Measured> {
+    let mut numbers = said.split_whitespace().map(str::parse::<f64>);
+    let (Some(Ok(trip)), Some(Ok(speed))) = (numbers.next(), numbers.next()) else { bail!("no numbers: {said}") };
+    Ok(Measured { trip: Duration::from_secs_f64(trip / 1e6), speed: speed * 1e6 })
 }
 
 fn print(name: &str, measured: &Measured) {
