@@ -336,3 +336,48 @@ async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), answer: &[u8
     let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::network::policy::Allow;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_ends_its_request_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let proxy = Proxy {
+            id: SandboxId::random(),
+            policy: watch::channel(Policy::Proxy(Allow::default())).1,
+            secrets: watch::channel(None).1,
+            outside: Arc::new(Outside::new(Vec::new(), HEAD_DEADLINE)),
+            traffic: Arc::default(),
+        };
+        let mut serving = JoinSet::new();
+        serving.spawn(proxy.serve(listener, CancellationToken::new()));
+        for request in [&b""[..], b"CONNECT a.com", b"GET http://a.com/ HTTP/1.1\r\n", b"\x05\xff"] {
+            let began = Instant::now();
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(request).await.unwrap();
+            // A byte from time to time is no more than none.
+            let ended = loop {
+                tokio::select! {
+                    ended = client.read_u8() => break ended,
+                    () = sleep(HEAD_DEADLINE / 4) => {
+                        if !request.is_empty() && client.write_all(b"a").await.is_err() {
+                            break Err(io::ErrorKind::BrokenPipe.into());
+                        }
+                    }
+                }
+            };
+            assert!(ended.is_err(), "{request:?}: {ended:?}");
+            assert!(
+                (HEAD_DEADLINE..HEAD_DEADLINE * 2).contains(&began.elapsed()),
+                "{request:?}: {:?}",
+                began.elapsed()
+            );
+        }
+    }
+}
