@@ -55,7 +55,9 @@ impl Exporter {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         while stop.run_until_cancelled(self.gather(&mut batch)).await == Some(Gathered::Some) {
-            self.send(std::mem::take(&mut batch), DEADLINE).await;
+            // What is on its way at the end is not waited for: a collector that is silent would keep the daemon.
+            let sending = self.send(std::mem::take(&mut batch), DEADLINE);
+            let _: Option<()> = stop.run_until_cancelled(sending).await;
         }
         while batch.len() < BATCH
             && let Ok(span) = self.spans.try_recv()

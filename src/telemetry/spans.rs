@@ -11,6 +11,7 @@ use crate::metrics::metrics;
 
 /// Spans that wait: some seconds of a busy node, in a few megabytes.
 const QUEUE: usize = 4096;
+
 /// Something that was done for a caller.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
