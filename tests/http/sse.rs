@@ -190,3 +190,23 @@ async fn a_bad_destination_leaves_no_session_behind() {
     let destinations = http.get(&path).await;
     assert_eq!(destinations["data"][0]["has_secret"], true, "{destinations}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_token_reads_its_log_with_a_query_too_until_it_is_revoked() {
+    let Some(http) = Http::start().await else { return };
+    let id = session(&http).await;
+    let tokens = format!("/v3/sessions/{id}/client-tokens");
+    let made: Value = http.post(&tokens, json!({ "scopes": ["read"], "ttl": 60 })).await.json().await.unwrap();
+    let (token, name) = (made["token"].as_str().unwrap(), made["id"].as_str().unwrap());
+    let events = format!("/v3/sessions/{id}/events");
+    let read = async |path: &str| http.anonymous(Method::GET, path).bearer_auth(token).send().await.unwrap().status();
+    assert_eq!(read(&events).await, 200);
+    assert_eq!(read(&format!("/v3/sessions/{id}")).await, 403);
+    let in_query = http.anonymous(Method::GET, &format!("{events}?token={token}")).send().await.unwrap();
+    assert_eq!(in_query.status(), 200);
+    let send = http.anonymous(Method::POST, &format!("/v3/sessions/{id}/messages")).bearer_auth(token);
+    assert_eq!(send.json(&json!({ "text": "say no" })).send().await.unwrap().status(), 403);
+    let revoked = http.request(Method::DELETE, &format!("{tokens}/{name}")).send().await.unwrap();
+    assert_eq!(revoked.status(), 204);
+    assert_eq!(read(&events).await, 401);
+}

@@ -71,7 +71,12 @@ try {
 
       // Somebody else makes one, and the page tells of it.
       const other = await Sandbox.create({ apiUrl: url, apiKey: key, metadata: { owner: "somebody else" } });
-      await page.getByLabel("List").getByText(other.id).waitFor();
+      const list = page.getByLabel("List", { exact: true });
+      await list.getByText(other.id).waitFor();
+      await page.getByLabel("Filter").fill("owner=somebody");
+      await list.getByText(name ?? "").waitFor({ state: "detached" });
+      await page.getByLabel("Filter").fill("");
+      await list.getByText(name ?? "").waitFor();
       await detail.getByRole("button", { name: "Hibernate" }).click();
       await detail.getByText("hibernated", { exact: true }).waitFor();
       await picture(page, `asleep-${scheme}`);
@@ -96,11 +101,20 @@ try {
     const detail = page.getByLabel("Detail");
     const log = detail.getByLabel("Events");
     await log.getByText("first words").first().waitFor();
+    // The last turn's end says what it has cost.
+    await log.getByText("completed · 150 tokens").waitFor();
     await detail.getByLabel("Message").fill("say second words");
     await detail.getByRole("button", { name: "Send" }).click();
     await log.getByText("second words", { exact: true }).waitFor();
     await detail.locator("#result").getByText("second words").waitFor();
     await picture(page, "session-light");
+    await page.setViewportSize({ width: 400, height: 850 });
+    assert.equal(await page.evaluate("document.documentElement.scrollWidth"), 400, "a narrow window scrolls sideways");
+    await picture(page, "session-narrow");
+    await page.getByRole("tab", { name: "Sessions" }).press("ArrowLeft");
+    await page.getByRole("heading", { name: "Sandboxes" }).waitFor();
+    await page.getByRole("tab", { name: "Sandboxes" }).press("ArrowRight");
+    await detail.getByRole("button", { name: "hands" }).waitFor();
     await detail.getByRole("button", { name: "Archive" }).click();
     await detail.getByText("archived", { exact: true }).waitFor();
     assert.deepEqual(complaints, []);

@@ -118,19 +118,19 @@ await test("one that is changed again and again while it is sent to has each eve
   const session = await idle();
   const destination = await session.destinations.create({ url: place.url, level: "progress" });
   const changing = (async () => {
-    for (let round = 0; round < 20; round++) {
+    for (let round = 0; round < 10; round++) {
       const change = { includeRaw: round % 2 === 0, level: "progress" as const };
       await Promise.all([session.destinations.update(destination.id, change), session.destinations.update(destination.id, change)]);
     }
   })();
-  await session.steer(Array.from({ length: 40 }, (_, line) => `say ${line}`).join("\n"));
+  await session.steer(Array.from({ length: 20 }, (_, line) => `say ${line}`).join("\n"));
   await changing;
   const told = () => place.requests.map((request) => JSON.parse(request.body) as { type: string; event: { seq: number } });
-  await eventually(async () => told().some((delivery) => delivery.type === "turn.completed"));
+  await eventually(async () => told().some((delivery) => delivery.type === "turn.completed"), 60);
   const seqs = told().map((delivery) => delivery.event.seq);
   assert.deepEqual(seqs, [...new Set(seqs)].sort((a, b) => a - b));
-  const deliveries = await session.deliveries.list({ status: "delivered", limit: 1000 });
-  assert.equal(deliveries.length, seqs.length);
+  // The last one is noted once its answer has come.
+  await eventually(async () => (await session.deliveries.list({ status: "delivered", limit: 1000 })).length === seqs.length);
   await session.archive();
   place.close();
 });
