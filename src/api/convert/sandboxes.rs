@@ -113,7 +113,8 @@ pub fn idle_timeout(timeout: prost_types::Duration) -> Result<IdleTimeout, Fault
 pub fn limits(limits: &proto::Limits) -> Result<Limits, Fault> {
     let at_least = |field: &'static str, value: u64, least: u64| match value {
         0 => Ok(None),
-        value if value < least => Err(Fault::argument(field, format!("is {value}, at least {least} is needed"))),
+        // What was asked for is left out: HTTP counts in mebibytes, gRPC in bytes.
+        value if value < least => Err(Fault::argument(field, format!("is less than {}", size(least)))),
         value => Ok(Some(value)),
     };
     let cpus = match limits.cpus {
@@ -128,6 +129,15 @@ pub fn limits(limits: &proto::Limits) -> Result<Limits, Fault> {
         disk: at_least("limits.disk_bytes", limits.disk_bytes, MIN_DISK)?,
         bandwidth: at_least("limits.bandwidth", limits.bandwidth, MIN_BANDWIDTH)?,
     })
+}
+
+/// A count as people write it, with a unit of bytes where it is one.
+fn size(count: u64) -> String {
+    match count {
+        count if count >= 1 << 20 => format!("{} MiB", count >> 20),
+        count if count >= 1 << 10 => format!("{} KiB", count >> 10),
+        count => count.to_string(),
+    }
 }
 
 /// How deep it is to sleep.

@@ -183,6 +183,17 @@ fn a_brain_that_does_not_end_its_turn_is_killed() {
 }
 
 #[test]
+fn a_brain_that_says_nothing_is_killed_and_another_has_the_same_turn() {
+    let mut table = Table::running();
+    table.now_ms += 120_000;
+    assert_eq!(table.feed(Input::Clock).first(), Some(&Effect::Kill));
+    assert_eq!(table.count("error.runtime"), 1);
+    table.now_ms += 1_000;
+    assert_eq!(table.feed(Input::Clock), [Effect::Fetch]);
+    assert!(matches!(table.arrive(Arrival::Started)[..], [Effect::Resume { is_same: false, .. }]));
+}
+
+#[test]
 fn a_crash_is_followed_by_a_pause_and_the_same_turn() {
     let mut table = Table::running();
     table.feed(Input::Gone { why: "killed".to_owned() });
