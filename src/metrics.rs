@@ -16,7 +16,6 @@ use prometheus::{
 };
 
 use crate::ids::SandboxId;
-use crate::network::Usage;
 
 /// From a guest's spawn to a long build, in seconds.
 const RUN_BUCKETS: &[f64] = &[0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0];
@@ -115,7 +114,22 @@ pub struct Census {
     /// Bytes of output of all runs that can be attached to.
     pub spool_bytes: u64,
     /// The network of each sandbox that has one.
-    pub traffic: Vec<(SandboxId, Usage)>,
+    pub traffic: Vec<Traffic>,
+}
+
+/// What a sandbox's network was used for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traffic {
+    /// Which sandbox.
+    pub sandbox: SandboxId,
+    /// Connections that were made.
+    pub connected: u64,
+    /// Connections that were refused by policy.
+    pub refused: u64,
+    /// Bytes that left it.
+    pub sent: u64,
+    /// Bytes that came to it.
+    pub received: u64,
 }
 
 /// Those of this process.
@@ -312,14 +326,14 @@ impl Restarted {
 }
 
 /// What was counted of the networks of sandboxes. Made anew each time, so that nothing is told of one that is gone.
-fn traffic(sandboxes: &[(SandboxId, Usage)]) -> prometheus::Result<Vec<MetricFamily>> {
+fn traffic(sandboxes: &[Traffic]) -> prometheus::Result<Vec<MetricFamily>> {
     let registry = Registry::new();
     let (name, help) = ("handsd_sandbox_network_bytes_total", "Bytes that left a sandbox, and that came to it.");
     let bytes = counters(&registry, name, help, &["sandbox", "direction"])?;
     let (name, help) =
         ("handsd_sandbox_network_connections_total", "Connections out of a sandbox, made and refused by policy.");
     let connections = counters(&registry, name, help, &["sandbox", "verdict"])?;
-    for (sandbox, Usage { connected, refused, sent, received }) in sandboxes {
+    for Traffic { sandbox, connected, refused, sent, received } in sandboxes {
         let sandbox = sandbox.as_str();
         bytes.with_label_values(&[sandbox, "sent"]).inc_by(*sent);
         bytes.with_label_values(&[sandbox, "received"]).inc_by(*received);

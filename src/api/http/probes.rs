@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::Shared;
 use super::problem::Verbatim;
 use super::routes::Routes;
-
 use crate::hands::Run;
 use crate::health::policy::Check;
-use crate::metrics::{Census, metrics};
+use crate::metrics::{Census, Traffic, metrics};
+use crate::network::Usage;
 use crate::network::policy::Policy;
 use crate::sandbox::Sandboxes;
 
@@ -88,7 +88,10 @@ fn census(sandboxes: &Sandboxes) -> Census {
         let snapshot = sandbox.snapshot();
         *phases.entry(snapshot.phase.name()).or_default() += 1;
         let network = snapshot.network.filter(|network| matches!(network.policy(), Policy::Nat | Policy::Proxy(_)));
-        traffic.extend(network.map(|network| (sandbox.profile().id.clone(), network.usage())));
+        traffic.extend(network.map(|network| {
+            let Usage { connected, refused, sent, received } = network.usage();
+            Traffic { sandbox: sandbox.profile().id.clone(), connected, refused, sent, received }
+        }));
         let Ok(hands) = sandbox.hands() else { continue };
         running += hands.running();
         spool_bytes += hands.runs().iter().filter_map(Run::started).map(|started| started.spool.len()).sum::<u64>();
