@@ -137,21 +137,8 @@ impl Docker {
     }
 
     fn check_limits(&self, limits: &Limits) -> Result<(), EngineError> {
-        let LimitSupport { memory, cpus, pids, .. } = self.node.support;
-        let lacking = [
-            ("memory_bytes", limits.memory.is_some() && !memory),
-            ("cpus", limits.cpus.is_some() && !cpus),
-            ("pids", limits.pids.is_some() && !pids),
-        ];
-        if let Some((field, _)) = lacking.into_iter().find(|(_, lacks)| *lacks) {
-            let lack = "Docker has no cgroup controller for it".to_owned();
-            return Err(EngineError::LimitUnsupported { field, lack });
-        }
-        if limits.disk.is_some() {
-            let lack = "Docker's storage keeps no quotas that handsd uses".to_owned();
-            return Err(EngineError::LimitUnsupported { field: "disk_bytes", lack });
-        }
-        Ok(())
+        let quota = "Docker's storage keeps no quotas that handsd uses";
+        self.node.support.check(limits, "Docker has no cgroup controller for it", quota)
     }
 
     async fn try_create(&self, spec: &Spec, image: &Image) -> Result<Started, EngineError> {

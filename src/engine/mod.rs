@@ -25,8 +25,11 @@ use crate::telemetry::chain;
 
 pub mod cgroup;
 pub mod docker;
+mod limits;
 pub mod nat;
 pub mod native;
+
+pub use limits::{LimitSupport, Limits};
 
 /// What a sandbox is to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,60 +58,6 @@ pub enum Uplink {
     Nat,
     /// As the node itself is.
     Host,
-}
-
-/// Bounds of a sandbox; `None` is unbounded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes of memory.
-    pub memory: Option<u64>,
-    /// CPUs' worth of processor time.
-    pub cpus: Option<f64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
-    /// Bytes of files written.
-    pub disk: Option<u64>,
-    /// Bytes a second that leave by an address of its own, and as many that come. What goes through the proxy is not the
-    /// engine's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bandwidth: Option<u64>,
-}
-
-/// Bytes that /dev/shm may hold; what Docker and most programs take for granted.
-const SHARED_MEMORY: u64 = 64 << 20;
-
-impl Limits {
-    /// Bytes that /dev/shm may hold: at most half of the memory. What is in there is freed by nobody's end, so that a
-    /// sandbox which is full of it would have no room for a process that could remove it.
-    #[must_use]
-    pub fn shared_memory(&self) -> u64 {
-        self.memory.map_or(SHARED_MEMORY, |memory| SHARED_MEMORY.min(memory / 2))
-    }
-
-    /// These, and those of `other` where there is none.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            memory: self.memory.or(other.memory),
-            cpus: self.cpus.or(other.cpus),
-            pids: self.pids.or(other.pids),
-            disk: self.disk.or(other.disk),
-            bandwidth: self.bandwidth.or(other.bandwidth),
-        }
-    }
-}
-
-/// Which limits the host can enforce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LimitSupport {
-    /// [`Limits::memory`]
-    pub memory: bool,
-    /// [`Limits::cpus`]
-    pub cpus: bool,
-    /// [`Limits::pids`]
-    pub pids: bool,
-    /// [`Limits::disk`]
-    pub disk: bool,
 }
 
 /// What the image says about runs.

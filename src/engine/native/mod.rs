@@ -154,21 +154,8 @@ impl Native {
     }
 
     fn check_limits(&self, limits: &Limits) -> Result<(), EngineError> {
-        let support = self.support();
-        let lacking = [
-            ("memory_bytes", limits.memory.is_some() && !support.memory),
-            ("cpus", limits.cpus.is_some() && !support.cpus),
-            ("pids", limits.pids.is_some() && !support.pids),
-        ];
-        if let Some((field, _)) = lacking.into_iter().find(|(_, lacks)| *lacks) {
-            let lack = "there is no cgroup controller for it that handsd may use".to_owned();
-            return Err(EngineError::LimitUnsupported { field, lack });
-        }
-        if limits.disk.is_some() && !self.support().disk {
-            let lack = "the state directory's file system keeps no project quotas".to_owned();
-            return Err(EngineError::LimitUnsupported { field: "disk_bytes", lack });
-        }
-        Ok(())
+        let controller = "there is no cgroup controller for it that handsd may use";
+        self.support().check(limits, controller, "the state directory's file system keeps no project quotas")
     }
 
     async fn resolve(&self, spec: &Spec) -> Result<Image, EngineError> {
