@@ -73,7 +73,7 @@ impl Transcripts {
     /// Copies what a session's brain keeps, if it keeps something; durable once this has answered.
     ///
     /// # Errors
-    /// See [`TranscriptError`]; an earlier copy is as it was.
+    /// See `TranscriptError`; an earlier copy is as it was.
     pub async fn keep(&self, session: &SessionId, hands: &Hands, trace: &Trace) -> Result<(), TranscriptError> {
         let Some(kept) = find(hands, trace).await? else { return Ok(()) };
         if kept.size > LONGEST {
@@ -87,7 +87,7 @@ impl Transcripts {
     /// nothing can be made of and would be in the way. Answers whether there is a conversation.
     ///
     /// # Errors
-    /// See [`TranscriptError`].
+    /// See `TranscriptError`.
     pub async fn restore(&self, session: &SessionId, hands: &Hands, trace: &Trace) -> Result<bool, TranscriptError> {
         let kept = find(hands, trace).await?;
         let copy = self.on_disk(session, read).await?;
@@ -114,7 +114,7 @@ impl Transcripts {
     /// Removes the copy of a session.
     ///
     /// # Errors
-    /// [`TranscriptError::Copy`].
+    /// `TranscriptError::Copy`.
     pub async fn forget(&self, session: &SessionId) -> Result<(), TranscriptError> {
         self.on_disk(session, |path| match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
