@@ -138,7 +138,7 @@ async fn a_secret_reaches_its_name_and_nobody_else() {
     assert_eq!(sandbox.read("env | grep -c hush || true").await, "0");
     assert!(!format!("{:?}", sandbox.get().await.unwrap()).contains("hush"));
     assert!(!daemon.log().contains("hush"));
-    assert_eq!(sandbox.get().await.unwrap().secrets, [secret("localhost", "authorization", "")]);
+    assert_eq!(sandbox.get().await.unwrap().secrets, [plain_secret("localhost", "authorization", "")]);
     // What the world sends back is in the output of the commands that have asked it.
     let holders = holders(&daemon.state(), b"7c1f0d6bhush").into_iter().filter(|path| !path.contains("/runs/"));
     assert_eq!(holders.collect::<Vec<_>>(), Vec::<String>::new());
@@ -148,7 +148,7 @@ async fn a_secret_reaches_its_name_and_nobody_else() {
     let sandbox = sandbox.through(&daemon);
     let said = sandbox.read(&get(&urls[1])).await;
     assert!(said.contains(&format!("authorization: {VALUE}")), "{said}");
-    assert_eq!(sandbox.get().await.unwrap().secrets, [secret("localhost", "authorization", "")]);
+    assert_eq!(sandbox.get().await.unwrap().secrets, [plain_secret("localhost", "authorization", "")]);
     // And it is replaced, and taken away.
     let another = secret("localhost", "authorization", "Bearer 2");
     for (change, url, expected) in [
