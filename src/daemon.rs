@@ -31,6 +31,7 @@ use crate::session::Sessions;
 use crate::store::Store;
 use crate::telemetry::chain;
 use crate::telemetry::export::Exporter;
+use crate::telemetry::spans::Spans;
 use crate::webhook::{self, Reach, Webhooks};
 use brains::brains;
 pub use brains::cages;
@@ -122,11 +123,7 @@ impl Daemon {
             node,
             end: CancellationToken::new(),
         };
-        let (spans, exporter) = match config.telemetry.otlp.as_deref().map(Exporter::open).transpose() {
-            Ok(collected) => collected.unzip(),
-            Err(error) => return Err(DaemonError::Telemetry(error)),
-        };
-        let spans = spans.unwrap_or_default();
+        let (spans, exporter) = open_spans(config)?;
         let (reporter, health) = tonic_health::server::health_reporter();
         let routes = services.routes(health)?;
         let mut daemon = Self {
@@ -269,6 +266,13 @@ impl Daemon {
 fn sealer(config: &Config) -> Result<Sealer, DaemonError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     Sealer::open_key(credentials.as_deref(), &config.state_dir.join("seal.key")).map_err(DaemonError::Seal)
+}
+
+/// Where calls that have ended are handed over, and what sends them to a collector, if there is one.
+fn open_spans(config: &Config) -> Result<(Spans, Option<Exporter>), DaemonError> {
+    let Some(url) = &config.telemetry.otlp else { return Ok((Spans::default(), None)) };
+    let (spans, exporter) = Exporter::open(url).map_err(DaemonError::Telemetry)?;
+    Ok((spans, Some(exporter)))
 }
 
 /// The webhooks of the sessions.
