@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::process::Command;
 
 use handsd::api::proto::{BashRequest, Pty};
 use handsd::guest::client::{ExitStatus, Guest, HeldOutput, HeldRun};
@@ -292,4 +293,28 @@ async fn the_guest_may_have_more_files_open_than_runs_may() {
     let daemon = limit(&fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap());
     assert_eq!(guest, [daemon[1].clone(), daemon[1].clone()]);
     assert_eq!(limit(&sandbox.read("cat /proc/self/limits").await), daemon);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_removed_keeps_no_daemon_from_starting() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: without root nothing can be mounted");
+        return;
+    }
+    let Some(mut daemon) = Daemon::start().await else { return };
+    let sandbox = daemon.sandbox().await;
+    daemon.kill();
+    // As a killed daemon leaves a sandbox that it was about to make, but for the mount, which nobody can remove.
+    let left = daemon.state().join("sandboxes/sb_00000000000000000000");
+    let stuck = left.join("1");
+    fs::create_dir_all(&stuck).unwrap();
+    let mount = |program: &str, arguments: &[&str]| Command::new(program).args(arguments).arg(&stuck).status().unwrap();
+    assert!(mount("mount", &["-t", "tmpfs", "stuck"]).success());
+    daemon.restart().await;
+    let said = sandbox.through(&daemon).read("echo on").await;
+    let is_left = left.exists();
+    assert!(mount("umount", &[]).success());
+    assert_eq!((said.as_str(), is_left), ("on", true));
+    daemon.kill_and_restart().await;
+    assert!(!left.exists());
 }

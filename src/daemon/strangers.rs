@@ -12,13 +12,16 @@ use crate::engine::Engine;
 use crate::hands;
 use crate::sandbox::strangers;
 use crate::store::Store;
+use crate::telemetry::chain;
 
-/// Removes what no record names.
+/// Removes what no record names. What cannot be removed keeps nobody from starting: it is tried again from time to time.
 pub async fn remove_strangers(engine: &dyn Engine, store: &Store, state: &Path) -> Result<(), DaemonError> {
     let recorded = store.sandboxes().await.map_err(DaemonError::Store)?;
     for id in strangers(engine.list().await.map_err(DaemonError::Engine)?, &recorded) {
         tracing::info!(sandbox.id = %id, "removing what no record names");
-        engine.remove(&id).await.map_err(DaemonError::Engine)?;
+        if let Err(error) = engine.remove(&id).await {
+            tracing::error!(sandbox.id = %id, error = %chain(&error), "it cannot be removed");
+        }
     }
     let entries = fs::read_dir(spools(state)).into_iter().flatten().flatten();
     let present = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();

@@ -69,7 +69,9 @@ async fn pass(sandboxes: &Sandboxes, suspects: &mut Suspects) -> Result<(), Engi
     let present = engine.list().await?;
     for id in suspects.pass(present, |id| sandboxes.knows(id)) {
         tracing::warn!(sandbox.id = %id, "removing a sandbox that nobody knows");
-        remove(engine, &id).await?;
+        if let Err(error) = remove(engine, &id).await {
+            tracing::error!(sandbox.id = %id, error = %chain(&error), "it cannot be removed");
+        }
     }
     if let Err(error) = sandboxes.store().trim_events(EVENTS_KEPT).await {
         tracing::warn!(error = %chain(&error), "old events of the node could not be forgotten");
