@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::{ContainerState, ContainerSummary};
+use bollard::models::ContainerState;
 use tokio::sync::mpsc;
 
 use super::cgroup;
@@ -355,7 +355,7 @@ impl Engine for Docker {
 
     async fn list(&self) -> Result<Vec<SandboxId>, EngineError> {
         let containers = self.client.list(container::labels(&self.instance, None)).await?;
-        let mut ids: Vec<SandboxId> = containers.iter().filter_map(sandbox_of).collect();
+        let mut ids: Vec<SandboxId> = containers.iter().filter_map(container::sandbox_of).collect();
         let entries = fs::read_dir(&self.sandboxes).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let entries = entries.map_err(failed("list", &self.sandboxes))?;
         ids.extend(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()));
@@ -380,23 +380,11 @@ impl Engine for Docker {
     }
 }
 
-/// The first process of a container that runs.
+/// The first process of a container that runs. If another one has got its id by now, it does not listen on the guest's
+/// socket, and is found out there.
 fn first_process(state: ContainerState) -> Result<(u32, Process), EngineError> {
-    let step = || "find the container's first process".to_owned();
-    let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
-    let pid = pid.ok_or_else(|| {
-        let code = state.exit_code.unwrap_or_default();
-        let said = state.error.filter(|error| !error.is_empty()).unwrap_or_else(|| "nothing".to_owned());
-        let source = io::Error::other(format!("it has ended with code {code}; Docker says {said}"));
-        EngineError::Step { step: step(), source }
-    })?;
-    // If another process has got this id by now, it does not listen on the guest's socket, and is found out there.
-    let init = Process::open(pid).map_err(|source| EngineError::Step { step: step(), source })?;
-    Ok((pid, init))
-}
-
-fn sandbox_of(container: &ContainerSummary) -> Option<SandboxId> {
-    container.labels.as_ref()?.get(container::SANDBOX)?.parse().ok()
+    let found = container::first_pid(state).and_then(|pid| Ok((pid, Process::open(pid)?)));
+    found.map_err(|source| EngineError::Step { step: "find the container's first process".to_owned(), source })
 }
 
 fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {

@@ -1,12 +1,14 @@
 //! What a sandbox is in Docker's words. Pure.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerState, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
-    MountBindOptions, MountBindOptionsPropagationEnum, MountType, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerState, ContainerSummary, ContainerUpdateBody, HealthConfig, HostConfig,
+    HostConfigLogConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 
 use super::{Network, Settings, UserNamespace};
@@ -184,6 +186,24 @@ fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
     }
 }
 
+/// Which sandbox a container is, if it is one.
+pub fn sandbox_of(container: &ContainerSummary) -> Option<SandboxId> {
+    container.labels.as_ref()?.get(SANDBOX)?.parse().ok()
+}
+
+/// The id of a container's first process.
+///
+/// # Errors
+/// It has none, because it has ended.
+pub fn first_pid(state: ContainerState) -> io::Result<u32> {
+    let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+    pid.ok_or_else(|| {
+        let code = state.exit_code.unwrap_or_default();
+        let said = state.error.filter(|error| !error.is_empty()).unwrap_or_else(|| "nothing".to_owned());
+        io::Error::other(format!("it has ended with code {code}; Docker says {said}"))
+    })
+}
+
 /// How a container ended, for people.
 pub fn describe_end(state: &ContainerState) -> String {
     let how = if state.oom_killed == Some(true) { "the kernel killed it for want of memory" } else { "it ended" };
@@ -273,5 +293,18 @@ mod tests {
         assert_eq!(host.userns_mode.as_deref(), Some("host"));
         let host = made(&spec(), &settings, None).host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("none"), "who asks for no network has none");
+    }
+
+    #[test]
+    fn what_has_ended_has_no_first_process_and_says_why() {
+        let state = |pid, error: &str| ContainerState {
+            pid: Some(pid),
+            exit_code: Some(127),
+            error: Some(error.to_owned()),
+            ..ContainerState::default()
+        };
+        assert_eq!(first_pid(state(7, "")).unwrap(), 7);
+        assert_eq!(first_pid(state(0, "")).unwrap_err().to_string(), "it has ended with code 127; Docker says nothing");
+        assert!(first_pid(state(0, "no such file")).unwrap_err().to_string().ends_with("Docker says no such file"));
     }
 }
