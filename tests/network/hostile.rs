@@ -14,18 +14,7 @@ use crate::support::certificates::Authority;
 
 /// Goes through the proxy to port 80 of a name, and prints the status of the answer and what the host says.
 fn banner(name: &str) -> String {
-    format!(
-        r#"python3 - <<'EOF'
-import socket
-proxy = socket.create_connection(("127.0.0.1", 7422))
-proxy.sendall(b"CONNECT {name}:80 HTTP/1.1\r\n\r\n")
-said = b""
-while data := proxy.recv(4096):
-    said += data
-head, body = said.split(b"\r\n\r\n", 1)
-print(head.split()[1].decode(), body.decode())
-EOF"#
-    )
+    send(&format!(r"CONNECT {name}:80 HTTP/1.1\r\n\r\n"))
 }
 
 /// Sends bytes to the proxy, and prints the status that it answers with, and the body.
