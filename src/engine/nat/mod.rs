@@ -297,8 +297,7 @@ impl Shared {
         if state.numbers.is_empty() {
             return self.uninstall(&mut state);
         }
-        let address = self.settings.address(number);
-        Tally::ALL.into_iter().try_for_each(|tally| tally.forget(&self.prefix, address))
+        tally::forget(&self.prefix, self.settings.address(number))
     }
 
     fn install(&self, state: &mut State) -> io::Result<()> {
