@@ -165,7 +165,7 @@ impl Docker {
         let (id, nat) = (&spec.id, self.uplink(spec.uplink)?);
         let directory = self.directory(id);
         let io = directory.join("io");
-        let lookout = self.make_io(&io).map_err(failed("make", &io))?;
+        let lookout = self.make_io(&io).and_then(|()| Lookout::on(&io)).map_err(failed("make", &io))?;
         let container = self.name(id);
         if self.passage() == Passage::Stdio {
             let (listen, note) = (io.join(container::SOCKET), relay::note(&directory));
@@ -229,11 +229,10 @@ impl Docker {
     }
 
     /// The directory in which the guest makes its socket.
-    fn make_io(&self, io: &Path) -> io::Result<Lookout> {
+    fn make_io(&self, io: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(io)?;
         let (uid, gid) = self.node.root;
-        chown(io, Some(uid), Some(gid))?;
-        Lookout::on(io)
+        chown(io, Some(uid), Some(gid))
     }
 
     /// Takes a sandbox's address back, if it has one.

@@ -1,11 +1,13 @@
 //! Waiting until the guest of a new container can be connected to.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 use crate::engine::Process;
@@ -17,7 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A look-out for a file in a directory.
 #[derive(Debug)]
 pub struct Lookout {
-    inotify: tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>,
+    /// Until it is closed.
+    inotify: Option<AsyncFd<OwnedFd>>,
 }
 
 impl Lookout {
@@ -29,7 +32,7 @@ impl Lookout {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         // The guest renames its socket into place when it listens.
         inotify.add_watch(directory, AddWatchFlags::IN_MOVED_TO)?;
-        Ok(Self { inotify: watch(inotify.into(), Interest::READABLE)? })
+        Ok(Self { inotify: Some(watch(inotify.into(), Interest::READABLE)?) })
     }
 
     /// Waits until the file is there.
@@ -37,13 +40,22 @@ impl Lookout {
     /// # Errors
     /// `UnexpectedEof` if the process that is to make it ended before; `TimedOut` after the deadline.
     pub async fn wait(self, maker: &Process) -> io::Result<()> {
+        let inotify = self.inotify.as_ref().expect("it is open until it is dropped");
         // Both are cancel-safe: they only wait for something that stays.
         let first = async {
             tokio::select! {
-                ready = self.inotify.readable() => ready.map(|mut ready| ready.retain_ready()),
+                ready = inotify.readable() => ready.map(|mut ready| ready.retain_ready()),
                 why = maker.ended() => Err(io::Error::new(io::ErrorKind::UnexpectedEof, why)),
             }
         };
         timeout(DEADLINE, first).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+}
+
+impl Drop for Lookout {
+    fn drop(&mut self) {
+        // The kernel closes an inotify after a grace period: 13 ms, for which nobody has to wait.
+        let inotify = self.inotify.take();
+        tokio::task::spawn_blocking(move || drop(inotify));
     }
 }
