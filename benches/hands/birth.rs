@@ -21,8 +21,8 @@ const RESERVE: usize = 4;
 /// Of the Docker engine, whose floor is to make and start a container through the API.
 const TIMES_API: f64 = 1.1;
 
-/// Between sandboxes that are made apart from each other. On version 1 cgroups an attach that comes after such a while
-/// waits for a grace period of RCU.
+/// Between sandboxes that are made apart from each other: what the kernel does at once only if it has just been done, as
+/// when it waits for a grace period of RCU, takes its time then.
 const APART: Duration = Duration::from_millis(300);
 
 /// Sandboxes with their first command, back to back and apart from each other.

@@ -99,7 +99,7 @@ impl Tree {
         &self.host
     }
 
-    /// Makes a sandbox's cgroups with its limits. Processes enter them by [`Sandbox::v1_procs`] and by being cloned into
+    /// Makes a sandbox's cgroups with its limits. Processes enter them by [`Sandbox::v1_tasks`] and by being cloned into
     /// [`Sandbox::directory`].
     ///
     /// # Errors
@@ -200,9 +200,10 @@ impl Sandbox {
         &self.unified
     }
 
-    /// The `cgroup.procs` files of the version 1 trees, into which the guest has to be moved.
-    pub fn v1_procs(&self) -> impl Iterator<Item = PathBuf> {
-        self.v1.iter().map(|directory| directory.join("cgroup.procs"))
+    /// The `tasks` files of the version 1 trees, by which the first process moves itself in. A thread that does so takes no
+    /// lock of the whole node; whoever writes to `cgroup.procs` does, and waits 10 ms for it if that is rarely done.
+    pub fn v1_tasks(&self) -> impl Iterator<Item = PathBuf> {
+        self.v1.iter().map(|directory| directory.join("tasks"))
     }
 
     /// Makes a run's cgroup.

@@ -83,7 +83,8 @@ impl Tally {
     /// The kernel's answer about the element of an address, if there is one.
     fn find(self, table: &str, address: Ipv4Addr) -> io::Result<Option<Vec<u8>>> {
         let mut question = Batch::default();
-        question.push_question(kind(NFT_MSG_GETSETELEM), &header(Family::V4), |list| self.element(list, table, address));
+        question
+            .push_question(kind(NFT_MSG_GETSETELEM), &header(Family::V4), |list| self.element(list, table, address));
         match question.ask(SockProtocol::NetlinkNetFilter) {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -5,7 +5,7 @@
 //! not need, and becomes the guest. What fails is reported to the zygote over a socket that closes on exec.
 
 use std::ffi::{CStr, CString};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -25,7 +25,7 @@ use super::sys;
 use super::zygote::Order;
 use crate::guest::agent::workspace;
 
-/// What a sandbox does not share with the node. Its cgroup namespace comes later, when it is in its cgroups.
+/// What a sandbox does not share with the node. Its cgroup namespace comes later, when it is in all its cgroups.
 pub const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
@@ -40,6 +40,8 @@ const LISTENER: i32 = 3;
 pub struct Birth<'a> {
     /// What was asked for.
     pub order: &'a Order,
+    /// By which it enters its cgroups of version 1: opened by the zygote, as nobody in the sandbox may.
+    pub tasks: &'a [File],
     /// Its root file system.
     pub root: &'a Root,
     /// The guest's socket, bound.
@@ -53,14 +55,14 @@ pub struct Birth<'a> {
 impl Birth<'_> {
     /// Becomes the guest; on a failure reports it and exits.
     pub fn live(&self, mut zygote: UnixStream) -> ! {
-        wait_for(&mut zygote, Signal::Mapped);
-        let fault = self.become_guest(&mut zygote);
+        wait_until_mapped(&mut zygote);
+        let fault = self.become_guest();
         let _ = zygote.write_all(&format_report(&fault));
         exit()
     }
 
-    fn become_guest(&self, zygote: &mut UnixStream) -> Fault {
-        match self.prepare(zygote) {
+    fn become_guest(&self) -> Fault {
+        match self.prepare() {
             Ok(()) => {
                 let argv = [c"hands-guest".as_ptr(), std::ptr::null()];
                 let env = [std::ptr::null()];
@@ -72,7 +74,12 @@ impl Birth<'_> {
         }
     }
 
-    fn prepare(&self, zygote: &mut UnixStream) -> Result<(), Fault> {
+    fn prepare(&self) -> Result<(), Fault> {
+        for mut tasks in self.tasks {
+            // Itself (cgroups(7)).
+            tasks.write_all(b"0").step("enter the cgroups of version 1")?;
+        }
+        unshare(CloneFlags::CLONE_NEWCGROUP).step("enter a cgroup namespace")?;
         let root = (Uid::from_raw(0), Gid::from_raw(0));
         setresgid(root.1, root.1, root.1).step("become the sandbox's root group")?;
         setresuid(root.0, root.0, root.0).step("become the sandbox's root")?;
@@ -86,8 +93,6 @@ impl Birth<'_> {
         sethostname(&self.order.id).step("set the host name")?;
         write_resolver(&self.order.resolver).step("write /etc/resolv.conf")?;
         workspace::make(Path::new(&self.order.workspace), &self.order.user).step("make the workspace")?;
-        wait_for(zygote, Signal::Attached);
-        unshare(CloneFlags::CLONE_NEWCGROUP).step("enter a cgroup namespace")?;
         self.arrange_descriptors().step("arrange descriptors")?;
         jail::drop_capabilities().step("drop capabilities")?;
         self.filter.install().step("install the system call filter")
@@ -132,20 +137,13 @@ impl Birth<'_> {
     }
 }
 
-/// What the zygote says while the first process becomes the guest. Attaching to cgroups can take milliseconds each, in which
-/// the mounts are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// Its ids are mapped: it can be root.
-    Mapped = 1,
-    /// It is in its cgroups: it can make them the root of its own view.
-    Attached = 2,
-}
+/// What the zygote says when the ids of the first process are mapped: it can be root.
+pub const MAPPED: u8 = 1;
 
 /// Waits until the zygote says so. If it could not do it, it tells the daemon itself, and hangs up.
-fn wait_for(zygote: &mut UnixStream, signal: Signal) {
+fn wait_until_mapped(zygote: &mut UnixStream) {
     let mut said = [0];
-    if zygote.read_exact(&mut said).is_err() || said[0] != signal as u8 {
+    if zygote.read_exact(&mut said).is_err() || said != [MAPPED] {
         exit();
     }
 }

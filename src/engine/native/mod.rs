@@ -178,7 +178,7 @@ impl Native {
             directory: zygote::text(&directory),
             trees,
             cgroup: cgroup.as_ref().map(|cgroup| zygote::text(cgroup.directory())).unwrap_or_default(),
-            v1_procs: cgroup.iter().flat_map(cgroup::Sandbox::v1_procs).map(|path| zygote::text(&path)).collect(),
+            v1_tasks: cgroup.iter().flat_map(cgroup::Sandbox::v1_tasks).map(|path| zygote::text(&path)).collect(),
             workspace: zygote::text(&spec.workspace),
             user: spec.user.clone().or_else(|| image.user.clone()).unwrap_or_default(),
             resolver: nat.map(|nat| nat.gateway().to_string()).unwrap_or_default(),

@@ -66,9 +66,9 @@ pub struct Order {
     /// Its directory in the version 2 cgroup tree; empty: none.
     #[prost(string, tag = "4")]
     pub cgroup: String,
-    /// `cgroup.procs` files that the first process has to be written to.
+    /// `tasks` files of the cgroups of version 1 that the first process enters.
     #[prost(string, repeated, tag = "5")]
-    pub v1_procs: Vec<String>,
+    pub v1_tasks: Vec<String>,
     /// Made if it is missing, for the user.
     #[prost(string, tag = "6")]
     pub workspace: String,

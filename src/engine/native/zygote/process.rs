@@ -1,7 +1,7 @@
 //! The zygote's own life: set up, then make one sandbox after another until the daemon is gone.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{getgid, getuid};
 
-use super::super::birth::{self, Birth, Signal};
+use super::super::birth::{self, Birth, MAPPED};
 use super::super::fault::{Fault, Step};
 use super::super::init::Init;
 use super::super::jail::{self, Filter};
@@ -94,13 +94,16 @@ impl Zygote {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             Some(open(order.cgroup.as_str(), flags, Mode::empty()).step("open the cgroup")?)
         };
+        let tasks: io::Result<Vec<File>> =
+            order.v1_tasks.iter().map(|path| File::options().write(true).open(path)).collect();
+        let tasks = tasks.step("open the cgroups of version 1")?;
         let flags = birth::NAMESPACES | libc::CLONE_PARENT;
         // SAFETY: this process has one thread.
         match unsafe { sys::clone(flags, cgroup.as_ref().map(AsFd::as_fd)) }.step("clone the first process")? {
             Cloned::Child => {
                 drop(ours);
                 let Self { filter, masked, .. } = self;
-                Birth { order, root: &root, listener: &listener, filter, masked }.live(theirs)
+                Birth { order, tasks: &tasks, root: &root, listener: &listener, filter, masked }.live(theirs)
             }
             Cloned::Parent(pid, pidfd) => {
                 drop(theirs);
@@ -110,7 +113,7 @@ impl Zygote {
         }
     }
 
-    /// Gives the child its ids and cgroups, lets it go, and waits until it has become the guest or failed.
+    /// Gives the child its ids, lets it go, and waits until it has become the guest or failed.
     fn release(&self, pid: i32, order: &Order, mut child: UnixStream) -> Result<(), Fault> {
         // Here and not in the daemon, which may be killed before it could: the next one would not find the child.
         let recorded = Init::of(pid.cast_unsigned()).and_then(|init| init.save(Path::new(&order.directory)));
@@ -122,15 +125,10 @@ impl Zygote {
         let map = format!("0 {} {id_count}\n", if id_count == 1 { 0 } else { id_base });
         fs::write(format!("/proc/{pid}/uid_map"), &map).step("map the sandbox's users")?;
         fs::write(format!("/proc/{pid}/gid_map"), &map).step("map the sandbox's groups")?;
-        child.write_all(&[Signal::Mapped as u8]).step("let the sandbox go")?;
-        for procs in &order.v1_procs {
-            fs::write(procs, pid.to_string()).step("attach the sandbox to its cgroups")?;
-        }
-        // A child that has failed by now does not hear it, but has left its report.
-        let told = child.write_all(&[Signal::Attached as u8]).step("let the sandbox go");
+        child.write_all(&[MAPPED]).step("let the sandbox go")?;
         let mut report = Vec::new();
         child.read_to_end(&mut report).step("hear from the sandbox")?;
-        birth::parse_report(&report).map_or(told, Err)
+        birth::parse_report(&report).map_or(Ok(()), Err)
     }
 }
 
