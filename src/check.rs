@@ -91,8 +91,6 @@ pub struct Cgroups {
     pub v1: Vec<Hierarchy>,
     /// The unified one has `cgroup.kill`, which ends all processes of a cgroup at once.
     pub kill: bool,
-    /// One is mounted with `favordynmods`, which spares every move of a process a wait of milliseconds.
-    pub favordynmods: bool,
 }
 
 /// A cgroup hierarchy.

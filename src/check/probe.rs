@@ -69,7 +69,6 @@ fn overlayfs(kernel: &str) -> Overlayfs {
 fn cgroups(mounts: &[Mount], user: User) -> Cgroups {
     let unified = mounts.iter().find(|mount| mount.filesystem == "cgroup2");
     let v1 = mounts.iter().filter(|mount| mount.filesystem == "cgroup" && !mount.v1_controllers().is_empty());
-    let v1: Vec<_> = v1.collect();
     Cgroups {
         v2: unified.map(|mount| {
             let place = place_of_ours(mount, user);
@@ -77,9 +76,7 @@ fn cgroups(mounts: &[Mount], user: User) -> Cgroups {
             Hierarchy { mount: mount.point.clone(), controllers, writable: writable(&place) }
         }),
         kill: unified.is_some_and(has_kill),
-        favordynmods: unified.iter().chain(&v1).any(|mount| mount.has_option("favordynmods")),
         v1: v1
-            .iter()
             .map(|mount| Hierarchy {
                 mount: mount.point.clone(),
                 controllers: mount.v1_controllers(),

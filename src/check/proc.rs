@@ -123,7 +123,7 @@ mod tests {
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,prjquota
 33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 master:1 - cgroup cgroup rw,cpu,cpuacct
 40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
-41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate,favordynmods
+41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
 42 27 0:39 / /srv/my\\040data rw - xfs /dev/vdb rw
 nonsense
 43 27 0:40 / /short -
@@ -135,7 +135,7 @@ nonsense
         assert_eq!(mounts.len(), 6);
         assert_eq!(mounts[2].v1_controllers(), ["cpu", "cpuacct"]);
         assert!(mounts[3].v1_controllers().is_empty());
-        assert!(mounts[4].has_option("favordynmods") && !mounts[3].has_option("favordynmods"));
+        assert!(mounts[4].has_option("nsdelegate") && !mounts[3].has_option("nsdelegate"));
         assert_eq!(mounts[5].point, Path::new("/srv/my data"));
     }
 

@@ -11,9 +11,6 @@ const KERNEL_NEEDS: [((u32, u32), &str); 4] = [
     ((5, 12), "idmapped mounts, which let sandboxes share an image"),
 ];
 
-/// Since when cgroups can be mounted with `favordynmods`.
-const FAVORDYNMODS_SINCE: (u32, u32) = (6, 0);
-
 /// What the system call filter and the whole test suite have run on.
 const TRIED_ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 
@@ -81,7 +78,6 @@ pub fn report(host: &Host) -> Vec<Finding> {
         limit(host, "cpu limits", "cpu", "limits.cpus"),
         limit(host, "process limits", "pids", "limits.pids"),
         kill(host),
-        attach(host),
         addresses(host),
         state_filesystem(host),
         free_disk(host),
@@ -257,25 +253,6 @@ fn kill(host: &Host) -> Finding {
         (None, _) => "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified".to_owned(),
     };
     Finding::lacking(NAME, "Without cgroup.kill, a run that forks fast enough may escape its kill.", fix)
-}
-
-fn attach(host: &Host) -> Finding {
-    const NAME: &str = "cgroup moves";
-    if host.cgroups.v1.is_empty() {
-        return Finding::ok(NAME, "sandboxes are born in their cgroup");
-    }
-    if host.cgroups.favordynmods {
-        return Finding::ok(NAME, "favordynmods");
-    }
-    let detail = "Each new sandbox waits 5 to 28 ms for every cgroup v1 hierarchy it is moved to.";
-    let mount = match &host.cgroups.v2 {
-        Some(v2) => format!("mount -o remount,favordynmods {}", v2.mount.display()),
-        None => {
-            "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 -o favordynmods none /sys/fs/cgroup/unified".to_owned()
-        }
-    };
-    let new_enough = host.kernel_version().is_some_and(|version| version >= FAVORDYNMODS_SINCE);
-    Finding::warning(NAME, detail, if new_enough { mount } else { format!("boot Linux 6.0 or newer, and {mount}") })
 }
 
 fn state_filesystem(host: &Host) -> Finding {

@@ -9,12 +9,7 @@ fn good() -> Host {
         user: User::Root,
         user_namespaces: UserNamespaces { built: true, max: 65_536, debian_forbids: false, apparmor_forbids: false },
         overlayfs: Overlayfs::Present,
-        cgroups: Cgroups {
-            v2: Some(hierarchy("/sys/fs/cgroup", &["cpu", "memory", "pids"])),
-            v1: vec![],
-            kill: true,
-            favordynmods: false,
-        },
+        cgroups: Cgroups { v2: Some(hierarchy("/sys/fs/cgroup", &["cpu", "memory", "pids"])), v1: vec![], kill: true },
         swap: Swap { bytes: 8 << 30, zram: true },
         seccomp: vec!["kill_process".to_owned(), "errno".to_owned(), "allow".to_owned()],
         nftables: true,
@@ -32,7 +27,7 @@ fn good() -> Host {
 fn hybrid() -> Host {
     let v1 = ["cpu", "memory", "pids"].map(|name| hierarchy(&format!("/sys/fs/cgroup/{name}"), &[name]));
     let v2 = Some(hierarchy("/sys/fs/cgroup/unified", &[]));
-    let cgroups = Cgroups { v2, v1: v1.to_vec(), kill: true, favordynmods: false };
+    let cgroups = Cgroups { v2, v1: v1.to_vec(), kill: true };
     Host { cgroups, ..good() }
 }
 
@@ -100,7 +95,7 @@ fn every_trouble_is_a_sentence_and_has_a_fix() {
         docker: Docker::Silent { socket: "/run/docker.sock".into(), reason: "connection refused".to_owned() },
     };
     let findings = report(&bare);
-    assert_eq!(troubles(&bare).len(), findings.len() - 1, "all but the moves between cgroups, of which there are none");
+    assert_eq!(troubles(&bare).len(), findings.len());
     for trouble in findings.iter().filter(|finding| finding.state != State::Ok) {
         assert!(trouble.detail.ends_with('.') && trouble.fix.is_some(), "{trouble:?}");
     }
@@ -141,15 +136,9 @@ fn no_user_namespace_at_all_matters_to_root_too() {
 }
 
 #[test]
-fn a_hybrid_host_is_slow_until_it_favours_moves() {
-    let mut host = hybrid();
+fn a_hybrid_host_lacks_nothing() {
+    let host = hybrid();
     assert_eq!(host.cgroup_mode(), CgroupMode::Hybrid);
-    assert_eq!(troubles(&host), [("cgroup moves", State::Warning)]);
-    assert_eq!(fix(&host, "cgroup moves"), "mount -o remount,favordynmods /sys/fs/cgroup/unified");
-    assert!(host.lacks().is_empty());
-    host.kernel = "5.15.0".to_owned();
-    assert!(fix(&host, "cgroup moves").starts_with("boot Linux 6.0 or newer, and mount"));
-    host.cgroups.favordynmods = true;
     assert_eq!(troubles(&host), []);
 }
 
@@ -159,7 +148,7 @@ fn a_host_with_version_one_only_cannot_kill_as_a_whole() {
     host.cgroups.v2 = None;
     host.cgroups.kill = false;
     assert_eq!(host.cgroup_mode(), CgroupMode::V1);
-    assert_eq!(troubles(&host), [("whole kills", State::Lacking), ("cgroup moves", State::Warning)]);
+    assert_eq!(troubles(&host), [("whole kills", State::Lacking)]);
     assert!(fix(&host, "whole kills").contains("mount -t cgroup2"));
 }
 
