@@ -25,14 +25,15 @@ impl Driver {
     }
 
     async fn try_make(&mut self, ready: Option<Box<Ready>>) -> Result<(), SandboxError> {
-        // Not waited for: what was being made is removed by the next daemon, on record or not.
-        self.seen().await;
-        crash::point("create.intended");
         let _timing = metrics().step(LifeStep::Create);
         let is_taken = match ready {
             Some(ready) => self.take(*ready).await?,
             None => false,
         };
+        // Not waited for: what was being made is removed by the next daemon, on record or not. Of one that is taken, it is
+        // written together with the end.
+        self.seen().await;
+        crash::point("create.intended");
         if !is_taken {
             let (started, image) = self.tools.engine.create(&self.spec()).await.map_err(create_failed)?;
             self.record.image = image;
