@@ -153,6 +153,24 @@ async fn a_write_that_breaks_off_leaves_the_old_file_and_no_litter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_cancelled_leaves_the_old_file_and_no_litter() {
+    begin!(daemon, sandbox, files);
+    files.write("f", b"old").await.unwrap();
+    for path in ["f", "new"] {
+        let call = tokio::spawn({
+            let (files, messages) = (files.clone(), stream::iter([data(vec![b'x'; MIB])]).chain(stream::pending()));
+            async move { files.write_stream(at(path), messages).await }
+        });
+        eventually(SOON, || async { expect(is_writing(&daemon), "nothing is being written") }).await;
+        // The connection stays: all that the daemon hears is that the caller wants this call no more.
+        call.abort();
+        eventually(SOON, || async { expect(!is_writing(&daemon), "the file is still held") }).await;
+    }
+    assert_eq!(files.read("f").await.unwrap(), b"old");
+    assert_eq!(sandbox.read("ls -A").await, "f");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_killed_while_it_writes_leaves_the_old_file_and_no_litter() {
     let Some(mut daemon) = Daemon::start().await else { return };
     let sandbox = daemon.sandbox().await;

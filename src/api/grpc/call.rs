@@ -155,11 +155,11 @@ impl Call {
         }
     }
 
-    /// It has ended; the first end counts.
-    pub fn end(&self, code: Code) {
+    /// It has ended; the first end counts. Answers whether this one did.
+    pub fn end(&self, code: Code) -> bool {
         let Shared { rpc, request_id, caller, peer, access, sandbox, ended, .. } = &*self.shared;
         if ended.set(code).is_err() {
-            return;
+            return false;
         }
         let _entered = self.shared.span.enter();
         let taken = self.shared.started.elapsed();
@@ -168,7 +168,7 @@ impl Call {
         metrics().call_ended(method, &Outcome(code).to_string(), taken);
         self.trace(method, code, taken);
         tracing::debug!(outcome = %Outcome(code), duration_ms = taken.as_secs_f64() * 1e3, "a call has ended");
-        let Some(audit) = &access.audit else { return };
+        let Some(audit) = &access.audit else { return true };
         let record = Record {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             client: caller.as_ref().map(|caller| caller.name.as_str()),
@@ -183,6 +183,7 @@ impl Call {
         if let Err(error) = audit.write(&record) {
             tracing::error!(error = %chain(&error), "the audit log lacks a call");
         }
+        true
     }
 
     /// Hands its span to whoever collects them.

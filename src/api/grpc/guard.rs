@@ -45,6 +45,13 @@ pub struct Guarded<S> {
     inner: S,
 }
 
+/// What a caller sends. tonic takes a stream that its caller has cancelled for one that has come to its end, and half a file
+/// would pass for a whole one: here, whatever breaks off is an error.
+struct Sent {
+    body: Body,
+    call: Call,
+}
+
 /// A reply that is followed to its end.
 pub struct Followed {
     body: Body,
@@ -147,6 +154,7 @@ where
             return Box::pin(async { Ok(follow(response, call)) });
         }
         request.extensions_mut().insert(call.clone());
+        let request = request.map(|body| Body::new(Sent { body, call: call.clone() }));
         let (reply, span) = (self.inner.call(request), call.span().clone());
         // If the caller hangs up while there is no reply yet, this is dropped with the future.
         let unanswered = Unanswered(Some(call));
@@ -188,13 +196,35 @@ fn follow(response: Response<Body>, call: Call) -> Response<Followed> {
 /// Ends the call if these headers, the first or the last, say how.
 fn end(call: &Call, headers: &HeaderMap) {
     let Some(code) = headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes())) else { return };
-    if code != Code::Ok {
+    if call.end(code) && code != Code::Ok {
         let info = Status::from_header_map(headers).and_then(|status| status.get_details_error_info());
         // Only reasons of the API's own list: there are not many of them.
         let reason = info.and_then(|info| ErrorReason::from_str_name(&info.reason));
         metrics().failed(reason.map_or("OTHER", |reason| reason.as_str_name()));
     }
-    call.end(code);
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|status| {
+                self.call.end(Code::Cancelled);
+                Status::aborted(format!("what the caller sent broke off: {}", status.message()))
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl http_body::Body for Followed {
@@ -211,7 +241,9 @@ impl http_body::Body for Followed {
                     end(&this.call, trailers);
                 }
             }
-            Some(Err(status)) => this.call.end(status.code()),
+            Some(Err(status)) => {
+                this.call.end(status.code());
+            }
             None => {}
         }
         Poll::Ready(frame)
