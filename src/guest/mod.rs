@@ -9,6 +9,7 @@ pub mod agent;
 pub mod binary;
 #[cfg(feature = "daemon")]
 pub mod client;
+pub mod pipe;
 #[cfg(feature = "daemon")]
 pub mod readiness;
 pub mod relay;

@@ -4,14 +4,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
-
 use super::input::{Sender, Sink, Writer};
 use super::output::Sources;
 use super::reach::Reach;
 use super::{Command, Program, RunError, Shared, Stdio};
 use crate::guest::client::{GuestError, SpawnedRun};
+use crate::guest::pipe;
 use crate::guest::wire::{Spawn, Step};
 use crate::ids::RunId;
 
@@ -114,13 +112,13 @@ impl Pipes {
         let (mut theirs, mut duplicates) = (Vec::with_capacity(7), Vec::with_capacity(3));
         let mut ours = None;
         if let Stdio::Pipes = stdio {
-            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+            let (read, write) = pipe::of_run()?;
             theirs.push(read);
             duplicates.push(write.try_clone()?);
             ours = Some(write);
         }
-        let (stdout, stdout_write) = pipe2(OFlag::O_CLOEXEC)?;
-        let (stderr, stderr_write) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stdout, stdout_write) = pipe::of_run()?;
+        let (stderr, stderr_write) = pipe::of_run()?;
         theirs.extend([stdout_write, stderr_write]);
         duplicates.extend([stdout.try_clone()?, stderr.try_clone()?]);
         theirs.append(&mut duplicates);
@@ -151,10 +149,10 @@ fn explain(shared: &Shared, command: &Command, error: GuestError) -> RunError {
         Program::Shell(_) => "the sandbox's shell".to_owned(),
     };
     let subject = match step {
-        Step::User => command.user(&shared.settings),
+        Step::User | Step::Credentials => command.user(&shared.settings),
         Step::Cwd => command.directory(&shared.settings),
         Step::Exec | Step::Interpreter => program,
-        Step::Unspecified | Step::Request | Step::Pty | Step::Fork | Step::Credentials | Step::Gone | Step::Socket => {
+        Step::Unspecified | Step::Request | Step::Pty | Step::Fork | Step::Gone | Step::Socket => {
             format!("start {program}")
         }
     };

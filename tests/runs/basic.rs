@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use handsd::api::proto::exited::Reason;
-use handsd::api::proto::{BashRequest, CreateSandboxRequest, Limits};
+use handsd::api::proto::input_request::Input;
+use handsd::api::proto::{BashRequest, CreateSandboxRequest, Eof, Limits};
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -147,6 +148,22 @@ async fn a_command_runs_as_the_user_it_is_told() {
         BashRequest { user: "nobody".to_owned(), ..shell("touch /tmp/mine && stat -c %U /tmp/mine; touch /root/x") };
     let outcome = sandbox.run(request).await.unwrap();
     assert_eq!((outcome.stdout_text().as_str(), outcome.code()), ("nobody\n", Some(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_can_open_its_own_streams_by_their_names() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let sandbox = daemon.sandbox().await;
+    for user in ["", "nobody"] {
+        let line = "cat /dev/stdin > /dev/stdout; echo no > /dev/stderr";
+        let request = BashRequest { user: user.to_owned(), stdin: true, ..shell(line) };
+        let run = sandbox.start(request).await.unwrap();
+        let input = vec![Input::Data("in\n".into()), Input::Eof(Eof {})];
+        sandbox.input(run.id(), input).await.unwrap();
+        let outcome = run.finish().await.unwrap();
+        let told = (outcome.stdout_text(), outcome.stderr_text(), outcome.code());
+        assert_eq!(told, ("in\n".to_owned(), "no\n".to_owned(), Some(0)), "as {user:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,10 +6,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{dup2_stdin, dup2_stdout, pipe2};
+use nix::unistd::{dup2_stdin, dup2_stdout};
 
+use crate::guest::pipe;
 use crate::guest::trunk::{Envelope, Flow, Trunk};
 use crate::guest::wire::trunk::Open;
 use crate::guest::wire::{Channels, Receiver, Spawn, Written};
@@ -51,17 +52,17 @@ impl Stdio {
     /// What should have come with a request to start a run, in that order: the run's ends of its pipes, and the daemon's.
     ///
     /// # Errors
-    /// Those of pipe(2); `InvalidInput` for a channel that there is.
+    /// Those of pipe(2) and fchmod(2); `InvalidInput` for a channel that there is.
     pub fn lend(&mut self, spawn: &Spawn, channels: Channels) -> io::Result<Vec<OwnedFd>> {
         let (mut theirs, mut ours) = (Vec::with_capacity(6), Vec::with_capacity(3));
         if spawn.stdin {
-            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+            let (read, write) = pipe::of_run()?;
             ours.push(write.try_clone()?);
             self.trunk.join(channels.stdin, write, Flow::In)?;
             theirs.push(read);
         }
         for channel in [channels.stdout, channels.stderr] {
-            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+            let (read, write) = pipe::of_run()?;
             ours.push(read.try_clone()?);
             self.trunk.join(channel, read, Flow::Out)?;
             theirs.push(write);
