@@ -257,6 +257,10 @@ async fn a_mode_is_kept_or_set_and_what_a_link_points_to_is_replaced() {
         "644 regular file\n4751 regular file\n741 regular file\n777 symbolic link"
     });
     assert_eq!(sandbox.read("cat kept; readlink link").await, "newkept");
+    // Root may give files away, and does not keep one that was another's.
+    sandbox.read("chown 7:8 kept; chmod 640 kept").await;
+    files.write("kept", b"newer").await.unwrap();
+    assert_eq!(sandbox.read("stat -c '%u:%g %a' kept").await, "7:8 640");
     let bad = files.write_as(WriteHeader { mode: Some(0o10000), ..at("f") }, b"").await.unwrap_err();
     assert_eq!((bad.code(), field(&bad).as_str()), (Code::InvalidArgument, "mode"));
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, unlinkat};
 
 use super::Fault;
 use super::root::{Place, Root, check_regular, info, magic_link, open_regular, split};
@@ -16,8 +16,8 @@ use crate::guest::wire::{self, FileInfo};
 /// Mode of a file that replaces none.
 const DEFAULT_MODE: u32 = 0o644;
 
-/// What a file takes over from the one that it replaces. Not the set-user-ID bit and its kin: the owner may be another,
-/// and the content is.
+/// Of the mode, what a file takes over from the one that it replaces. Not the set-user-ID bit and its kin: the owner may be
+/// another, and the content is.
 const INHERITED_MODE: u32 = 0o777;
 
 /// Random names that are tried before giving up.
@@ -50,7 +50,10 @@ impl Replacement {
         let mode = Mode::from_bits_truncate(request.mode.unwrap_or(inherited));
         let (file, temporary) = create(&place.dir, mode)?;
         let replacement = Self { path: request.path.clone(), place, file, temporary };
-        // The umask may have narrowed it.
+        if let Some(old) = &old {
+            keep_owner(&replacement.file, old)?;
+        }
+        // The umask may have narrowed it, and a new owner takes bits away.
         fchmod(&replacement.file, mode)?;
         if request.append && old.is_some() {
             replacement.copy_old()?;
@@ -113,6 +116,19 @@ impl Drop for Replacement {
             // If it cannot be removed there is nobody to tell.
             let _ = unlinkat(&self.place.dir, name.as_slice(), UnlinkatFlags::NoRemoveDir);
         }
+    }
+}
+
+/// Gives a file to the owner of the one that it replaces, if this user may give files away; else it stays the user's.
+fn keep_owner(file: &OwnedFd, old: &FileStat) -> Result<(), Errno> {
+    let new = fstat(file)?;
+    if (new.st_uid, new.st_gid) == (old.st_uid, old.st_gid) {
+        return Ok(());
+    }
+    match fchown(file, Some(Uid::from_raw(old.st_uid)), Some(Gid::from_raw(old.st_gid))) {
+        // EINVAL: an owner that this sandbox has no number for.
+        Ok(()) | Err(Errno::EPERM | Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 
