@@ -341,6 +341,12 @@ fn refused(step: Step, errno: i32, message: String) -> Fault {
     field.into_iter().fold(fault, Fault::about)
 }
 
+/// An error of the file system that tells of what was asked for, and not of a fault of its own: another file system on the
+/// way (EXDEV), something that is mounted or executed (EBUSY, ETXTBSY).
+fn is_refusal(errno: i32) -> bool {
+    matches!(Errno::from_raw(errno), Errno::EXDEV | Errno::EBUSY | Errno::ETXTBSY)
+}
+
 impl From<FileError> for Fault {
     fn from(error: FileError) -> Self {
         let message = chain(&error).to_string();
@@ -365,6 +371,9 @@ impl From<FileError> for Fault {
             FileError::Busy { .. } => (Code::ResourceExhausted, ErrorReason::TooManyRequests, None),
             FileError::NoThread { errno, .. } => (Code::ResourceExhausted, ErrorReason::ProcessLimit, Some(errno)),
             FileError::Lost { .. } => (Code::Unavailable, ErrorReason::SandboxLost, None),
+            FileError::Other { errno, .. } if is_refusal(errno) => {
+                (Code::FailedPrecondition, ErrorReason::FileFailed, Some(errno))
+            }
             FileError::Other { errno, .. } => (Code::Internal, ErrorReason::FileFailed, Some(errno)),
         };
         let fault = Self::new(code, reason, message);

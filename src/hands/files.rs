@@ -222,6 +222,8 @@ impl Files {
         let to = path::resolve(&self.0.workspace, to)?;
         self.converse(from, move |mut guest| {
             let request = wire::Rename { from: guest.path().into(), to: to.clone().into(), replace };
+            // The kernel does not say which of the two is at fault.
+            guest.speak_of(format!("{} to {to}", guest.path()));
             Ok(FileInfo::at(to.as_bytes(), guest.info(file_request::Body::Rename(request))?))
         })
         .await

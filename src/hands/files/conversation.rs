@@ -55,6 +55,11 @@ impl Conversation {
         &self.path
     }
 
+    /// From now on, errors name this.
+    pub fn speak_of(&mut self, path: String) {
+        self.path = path;
+    }
+
     /// Ends the connection, and hands over the permit.
     pub fn end(self) -> OwnedSemaphorePermit {
         self.permit

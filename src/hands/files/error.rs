@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use nix::libc;
 
 use crate::guest::wire::FileFault;
@@ -33,7 +34,7 @@ pub enum FileError {
     NotEmpty { path: String, errno: i32 },
     /// The path holds NUL, is empty or too long, winds through too many symlinks, or names nothing that this can be done
     /// to ("/", ".", "..").
-    #[error("{path}: the path is empty, too long, holds NUL, or leads nowhere")]
+    #[error("{path}: {}", invalid(*errno))]
     PathInvalid { path: String, errno: i32 },
     /// No space or quota is left.
     #[error("{path}: no space is left")]
@@ -61,7 +62,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// Another error of the file system.
-    #[error("{path}: error {errno} of the file system")]
+    #[error("{path}: {}", Errno::from_raw(*errno))]
     Other { path: String, errno: i32 },
 }
 
@@ -125,6 +126,15 @@ impl FileError {
             | Self::Busy { .. }
             | Self::Lost { .. } => None,
         }
+    }
+}
+
+/// What is wrong with a path.
+fn invalid(errno: i32) -> &'static str {
+    match errno {
+        libc::ENAMETOOLONG => "the path or a name in it is too long",
+        libc::ELOOP => "the path winds through too many symlinks, or through one that is not followed",
+        _ => "the path is empty, holds NUL, or names nothing that this can be done to",
     }
 }
 
