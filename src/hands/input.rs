@@ -48,11 +48,15 @@ type Message = (Input, oneshot::Sender<Result<(), Refusal>>);
 #[derive(Debug, Clone)]
 pub struct Sender {
     messages: mpsc::Sender<Message>,
+    is_terminal: bool,
 }
 
 impl Sender {
     /// Sends input and waits until it is written.
     pub async fn send(&self, input: Input) -> Result<(), Refusal> {
+        if matches!(input, Input::Resize(_)) && !self.is_terminal {
+            return Err(Refusal::NoTerminal);
+        }
         let (reply, answer) = oneshot::channel();
         self.messages.send((input, reply)).await.map_err(|_| Refusal::Closed)?;
         answer.await.unwrap_or(Err(Refusal::Closed))
@@ -91,7 +95,7 @@ impl Writer {
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let fd = readiness::watch(fd, Interest::WRITABLE)?;
         let (sender, messages) = mpsc::channel(QUEUE);
-        Ok((Self { fd, is_terminal, messages, guest, run }, Sender { messages: sender }))
+        Ok((Self { fd, is_terminal, messages, guest, run }, Sender { messages: sender, is_terminal }))
     }
 
     /// Writes.
@@ -123,7 +127,6 @@ impl Writer {
         match input {
             Input::Data(data) => self.write(&data).await,
             Input::Eof => self.write(CTRL_D).await,
-            Input::Resize(_) if !self.is_terminal => Err(Refusal::NoTerminal),
             Input::Resize(size) => terminal::resize(self.fd.as_fd(), size).map_err(|_| Refusal::Closed),
         }
     }

@@ -50,6 +50,9 @@ async fn writing_after_the_end_is_an_error_and_the_run_lives() {
     let closed = fault(Code::FailedPrecondition, ErrorReason::StdinClosed);
     assert_eq!(refusal(sandbox.input(run.id(), vec![data("more")]).await), closed);
     assert_eq!(refusal(sandbox.input(run.id(), vec![Input::Eof(Eof {})]).await), closed);
+    // That there is no terminal does not depend on it.
+    let resize = sandbox.input(run.id(), vec![Input::Resize(Resize { rows: 9, cols: 9 })]).await;
+    assert_eq!(refusal(resize), fault(Code::FailedPrecondition, ErrorReason::NoPty));
     assert!(sandbox.get_run(run.id()).await.unwrap().exited.is_none());
 }
 

@@ -66,6 +66,9 @@ pub(super) fn program(line: Option<String>, argv: Vec<String>) -> Result<Program
         (Some(line), true) => Ok(Program::Shell(line)),
         (None, true) => Err(Fault::argument("argv", "is empty, and there is no command")),
         (Some(_), false) => Err(Fault::argument("argv", "is set, and so is command; only one may be")),
+        (None, false) if argv[0].is_empty() => {
+            Err(Fault::argument("argv", "begins with no program: its first is empty"))
+        }
         (None, false) if argv.iter().any(|word| word.contains('\0')) => Err(Fault::argument("argv", "holds a NUL")),
         (None, false) => Ok(Program::Argv(argv)),
     }

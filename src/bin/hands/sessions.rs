@@ -260,7 +260,8 @@ async fn events(context: &Context, args: EventArgs) -> anyhow::Result<()> {
 /// An event for people.
 fn line(event: &SessionEvent) -> String {
     let what: Vec<String> = told(event).lines().map(output::printable).collect();
-    format!("{:>6}  {:<18}  {}\n", event.seq, event.r#type, what.join("\n                            "))
+    let line = format!("{:>6}  {:<18}  {}", event.seq, event.r#type, what.join("\n                            "));
+    format!("{}\n", line.trim_end())
 }
 
 fn session_table(sessions: &[Session], now: SystemTime) -> String {
