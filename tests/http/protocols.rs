@@ -76,6 +76,11 @@ async fn text_is_compressed_for_who_asks_and_streams_are_not_held_back() {
     assert_eq!(get("/api/sandboxes?stream=sse").await, None);
     let plain = http.request(Method::GET, "/openapi.json").send().await.unwrap();
     assert_eq!(plain.headers().get("content-encoding"), None);
+    // What a router answers by itself is long enough to be compressed, and first gets the form of all errors.
+    let wrong = http.request(Method::GET, "/v3/sessions/%ff").header("accept-encoding", "gzip").send().await.unwrap();
+    let is_zipped = wrong.headers().get("content-encoding").is_some();
+    let bytes = wrong.bytes().await.unwrap();
+    assert!(if is_zipped { bytes.starts_with(b"\x1f\x8b") } else { bytes.starts_with(b"{") }, "{bytes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

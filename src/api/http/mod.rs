@@ -156,10 +156,11 @@ pub fn router(settings: Settings) -> Router {
         .fallback(nowhere)
         .with_state(Arc::new(surface))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(compression())
         .layer(middleware::from_fn_with_state(Arc::clone(&access), access::guard))
         .layer(cors(access))
+        // Reads errors that are text, to give them the form of all others.
         .layer(middleware::from_fn_with_state(spans, access::frame))
+        .layer(compression())
 }
 
 async fn nowhere() -> Problem {
