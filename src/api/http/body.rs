@@ -30,6 +30,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             _ if !is_json => {
                 Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected content-type application/json"))
             }
+            // Of a list, serde would make the fields in the order in which they are declared.
+            bytes if !bytes.trim_ascii_start().starts_with(b"{") => Err(Problem::field("", "expected an object")),
             bytes => parse(bytes).map(Self),
         }
     }
@@ -137,8 +139,10 @@ mod tests {
         );
         let problem = parse::<Needed>(b"{}").unwrap_err();
         assert_eq!((problem.param.as_deref(), problem.message.as_str()), (Some("inner"), "inner: is missing"));
-        let problem = read("application/json; charset=utf-8", "[1").await.unwrap_err();
-        assert_eq!(problem.status, StatusCode::BAD_REQUEST);
+        for body in ["[1", "[]", "[{}, 7]", "null", "7"] {
+            let problem = read("application/json; charset=utf-8", body).await.unwrap_err();
+            assert_eq!((problem.status, problem.message.as_str()), (StatusCode::BAD_REQUEST, "expected an object"));
+        }
         let problem = read("application/json", "{} x").await.unwrap_err();
         assert_eq!((problem.status, problem.param), (StatusCode::BAD_REQUEST, None));
     }
