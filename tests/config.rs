@@ -1,6 +1,7 @@
 //! The configuration and the host check as the command line shows them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -102,6 +103,51 @@ fn a_file_that_is_not_there_is_named() {
     let output = handsd(&["serve", "--config", "/nowhere/handsd.toml"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stderr), "handsd: reading /nowhere/handsd.toml: No such file or directory (os error 2)\n");
+}
+
+/// What `handsd serve` says when it cannot start, in a directory that holds what it needs.
+fn refusal_to_serve(directory: &Path) -> String {
+    let (state, socket) = (directory.join("state"), format!("unix:{}", directory.join("socket").display()));
+    let output = handsd(&["serve", "--http", "off", "--grpc", &socket, "--state-dir", state.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    text(&output.stderr).to_owned()
+}
+
+#[test]
+fn a_store_that_is_damaged_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("state")).unwrap();
+    fs::write(directory.path().join("state/store.db"), [b'x'; 8192]).unwrap();
+    let refusal = refusal_to_serve(directory.path());
+    let name = format!("the store {}: ", directory.path().join("state/store.db").display());
+    assert!(refusal.contains(&name) && refusal.contains("damaged"), "{refusal}");
+}
+
+#[test]
+fn what_is_no_socket_is_not_taken_for_one_that_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("socket");
+    fs::write(&file, "somebody's").unwrap();
+    let refusal = refusal_to_serve(directory.path());
+    assert!(refusal.contains("something that is no socket is there"), "{refusal}");
+    assert_eq!(fs::read(&file).unwrap(), b"somebody's");
+}
+
+#[test]
+fn the_state_directory_of_another_user_is_refused_and_others_may_not_write_to_ones_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+    // Damaged, so that the daemon goes no further.
+    fs::write(state.join("store.db"), [b'x'; 8192]).unwrap();
+    refusal_to_serve(directory.path());
+    assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o755);
+    if let Err(error) = std::os::unix::fs::chown(&state, Some(12_345), None) {
+        return eprintln!("skipped: needs root, to give a directory away: {error}");
+    }
+    let refusal = refusal_to_serve(directory.path());
+    assert!(refusal.contains("belongs to user 12345, and the daemon runs as another"), "{refusal}");
 }
 
 #[test]

@@ -1,18 +1,31 @@
 //! The state directory.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 
 use super::DaemonError;
 use crate::store::{Store, StoreError};
 
-/// Makes the state directory and takes it for this daemon alone.
+/// Mode bits by which others than the owner write.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Makes the state directory and takes it for this daemon alone. It has to be this user's, and nobody else may write to it:
+/// who could, would put files of their own in the place of the store, the keys and the sandboxes.
 pub fn lock_state(path: &Path) -> Result<Flock<fs::File>, DaemonError> {
     let failed = |source| DaemonError::State { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(failed)?;
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if metadata.uid() != geteuid().as_raw() {
+        return Err(DaemonError::StateForeign { path: path.to_owned(), owner: metadata.uid() });
+    }
+    if metadata.mode() & OTHERS_WRITE != 0 {
+        let mode = fs::Permissions::from_mode(metadata.mode() & !OTHERS_WRITE);
+        fs::set_permissions(path, mode).map_err(failed)?;
+    }
     let file = fs::File::options().create(true).append(true).open(path.join("lock")).map_err(failed)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
@@ -24,8 +37,11 @@ pub fn lock_state(path: &Path) -> Result<Flock<fs::File>, DaemonError> {
 /// Opens the store. Blocks for some milliseconds, while nobody is served.
 pub async fn open_store(state: &Path) -> Result<Store, DaemonError> {
     let path = state.join("store.db");
-    let opened = tokio::task::spawn_blocking(move || Store::open(&path)).await;
-    opened.unwrap_or(Err(StoreError::Gone)).map_err(DaemonError::Store)
+    let opened = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || Store::open(&path)
+    });
+    opened.await.unwrap_or(Err(StoreError::Gone)).map_err(|source| DaemonError::StoreFile { path, source })
 }
 
 /// Where the output of runs is.

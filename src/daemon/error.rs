@@ -29,6 +29,14 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// The state directory is another user's, who could change what is in it.
+    #[error("state directory {}: belongs to user {owner}, and the daemon runs as another", path.display())]
+    StateForeign {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// An address cannot be listened on.
     #[error("listen on {address}")]
     Listen {
@@ -50,7 +58,16 @@ pub enum DaemonError {
     /// The engine cannot be started.
     #[error("the engine")]
     Engine(#[source] EngineError),
-    /// The store cannot be opened or read.
+    /// The store cannot be opened.
+    #[error("the store {}", path.display())]
+    StoreFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The store cannot be read.
     #[error("the store")]
     Store(#[source] StoreError),
     /// gRPC cannot be served as configured.

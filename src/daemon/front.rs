@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -225,15 +225,21 @@ fn web_certificates(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>
 }
 
 /// Binds a unix socket. One that is left of a daemon that was killed is replaced: the lock says that there is no other on
-/// this state, and a live one elsewhere still answers.
+/// this state, and a live one elsewhere still answers. What is no socket is somebody's, and stays.
 fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     if let Some(parent) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-        // Nothing is there, or something that is no socket, which bind refuses.
+        // A regular file refuses connections too.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there"));
+            }
+            fs::remove_file(path)?;
+        }
+        // Nothing is there, or something that bind refuses.
         Err(_) => {}
     }
     // Between bind and chmod nobody else may connect either.
