@@ -31,6 +31,8 @@ const MIN_CPUS: f64 = 0.01;
 const MAX_CPUS: f64 = 65_536.0;
 /// Least processes of a sandbox: the guest, a shell, and a pipeline.
 const MIN_PIDS: u64 = 8;
+/// `PID_MAX_LIMIT` of the kernel, which a cgroup takes no more than.
+const MAX_PIDS: u64 = 4 << 20;
 /// Least bytes of disk of a sandbox.
 const MIN_DISK: u64 = 1 << 20;
 /// Least bytes a second of a sandbox: what the kernel passes on as one piece.
@@ -109,7 +111,7 @@ pub fn idle_timeout(timeout: prost_types::Duration) -> Result<IdleTimeout, Fault
 /// Limits; those that are 0 are left out.
 ///
 /// # Errors
-/// The first that is too low.
+/// The first that is too low or too high.
 pub fn limits(limits: &proto::Limits) -> Result<Limits, Fault> {
     let at_least = |field: &'static str, value: u64, least: u64| match value {
         0 => Ok(None),
@@ -120,8 +122,17 @@ pub fn limits(limits: &proto::Limits) -> Result<Limits, Fault> {
     let cpus = match limits.cpus {
         0.0 => None,
         cpus if (MIN_CPUS..=MAX_CPUS).contains(&cpus) => Some(cpus),
-        cpus => return Err(Fault::argument("limits.cpus", format!("is {cpus}, at least {MIN_CPUS} is needed"))),
+        cpus => {
+            let message = format!("is {cpus}, {MIN_CPUS} to {MAX_CPUS} are allowed");
+            return Err(Fault::argument("limits.cpus", message));
+        }
     };
+    if limits.pids > MAX_PIDS {
+        return Err(Fault::argument(
+            "limits.pids",
+            format!("is more than {MAX_PIDS}, which is all that Linux counts to"),
+        ));
+    }
     Ok(Limits {
         memory: at_least("limits.memory_bytes", limits.memory_bytes, MIN_MEMORY)?,
         cpus,

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::libc;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Uid;
 use tokio::sync::mpsc;
@@ -307,7 +308,14 @@ impl Engine for Native {
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), EngineError> {
         self.check_limits(limits)?;
         let set = self.cgroups.as_ref().map_or(Ok(()), |tree| tree.set_limits(id, limits));
-        set.map_err(|source| EngineError::Step { step: format!("set the limits of {id}"), source })?;
+        set.map_err(|source| match source.raw_os_error() {
+            // cgroup v1; v2 ends processes instead.
+            Some(libc::EBUSY) => EngineError::LimitUnsupported {
+                field: "memory_bytes",
+                lack: "the sandbox uses more than that, and it cannot be taken back".to_owned(),
+            },
+            _ => EngineError::Step { step: format!("set the limits of {id}"), source },
+        })?;
         let (Ok(nat), Some(bandwidth)) = (&self.nat, limits.bandwidth) else { return Ok(()) };
         let directory = self.directory(id);
         let failed = failed("set the bandwidth of", &directory);
