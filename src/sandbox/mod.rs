@@ -288,7 +288,8 @@ impl Sandbox {
 fn describe(phase: &Phase) -> String {
     let name = match phase {
         Phase::Creating => "it is being made",
-        Phase::Running | Phase::Hibernating | Phase::Hibernated(_) | Phase::Waking(_) => "it is starting",
+        Phase::Running | Phase::Waking(_) => "it is starting",
+        Phase::Hibernating | Phase::Hibernated(_) => "it sleeps, and has to be woken for that",
         Phase::Crashed(_) => "it has crashed",
         Phase::Failed(_) => "it has failed",
         Phase::Destroying | Phase::Destroyed => "it is being destroyed",
