@@ -23,6 +23,9 @@ use policy::{Floors, Readings, Report, Space};
 
 pub mod policy;
 
+/// The file in the state directory on which its daemon holds a lock.
+pub const LOCK: &str = "lock";
+
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -139,8 +142,12 @@ impl Disk {
     }
 }
 
-/// Writes to a file that has no name, and looks at what is left.
+/// Writes to a file that has no name, and looks at what is left. Where the daemon's lock is gone, so is the directory that it
+/// was started on, though there may be another: the store goes on in a file that nobody will find.
 fn probe(directory: &Path) -> io::Result<Space> {
+    if !directory.join(LOCK).exists() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "No such file: what was in it is gone"));
+    }
     tempfile::tempfile_in(directory)?.write_all(&PROBE)?;
     let disk = nix::sys::statvfs::statvfs(directory)?;
     Ok(Space { available: disk.blocks_available().saturating_mul(disk.fragment_size()) })
@@ -162,7 +169,9 @@ mod tests {
         let mut disk = Disk { path: directory.path().join("gone"), look: None };
         assert!(disk.look().await.unwrap().unwrap_err().contains("No such file"));
         let mut disk = Disk { path: directory.path().to_owned(), look: None };
+        assert!(disk.look().await.unwrap().unwrap_err().contains("No such file"), "it is another directory");
+        std::fs::write(directory.path().join(LOCK), "").unwrap();
         assert!(disk.look().await.unwrap().unwrap().available > 0);
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "the look left something");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "the look left something");
     }
 }

@@ -8,6 +8,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
 use super::DaemonError;
+use crate::health::LOCK;
 use crate::store::{Store, StoreError};
 
 /// Mode bits by which others than the owner write.
@@ -26,7 +27,7 @@ pub fn lock_state(path: &Path) -> Result<Flock<fs::File>, DaemonError> {
         let mode = fs::Permissions::from_mode(metadata.mode() & !OTHERS_WRITE);
         fs::set_permissions(path, mode).map_err(failed)?;
     }
-    let file = fs::File::options().create(true).append(true).open(path.join("lock")).map_err(failed)?;
+    let file = fs::File::options().create(true).append(true).open(path.join(LOCK)).map_err(failed)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(DaemonError::StateInUse(path.to_owned())),
