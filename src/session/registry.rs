@@ -210,7 +210,7 @@ impl Sessions {
     /// [`SessionError::NotFound`], [`SessionError::Invalid`], [`SessionError::Archived`], [`SessionError::Conflict`],
     /// [`SessionError::Busy`], [`SessionError::Store`].
     pub async fn send(&self, id: &SessionId, message: UserMessage, key: Option<String>) -> Result<Sent, SessionError> {
-        check_message(&message)?;
+        check_message("text", &message)?;
         check_key("idempotency_key", key.as_deref())?;
         let claim = key.map(|key| (key, message_digest(&message)));
         let (actor, body, refs) = message.into_parts();

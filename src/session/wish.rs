@@ -74,16 +74,16 @@ pub(super) fn claim_scope(name: &str, wish: &NewSession) -> String {
 
 /// Refuses what cannot be a session.
 pub(super) fn check_wish(wish: &NewSession) -> Result<(), SessionError> {
-    wish.input.as_ref().map_or(Ok(()), check_message)?;
+    wish.input.as_ref().map_or(Ok(()), |input| check_message("input", input))?;
     wish.limits.check()?;
     check_json("metadata", &wish.metadata)?;
     check_key("key", wish.key.as_deref())?;
     check_key("idempotency_key", wish.idempotency_key.as_deref())
 }
 
-/// Refuses what cannot be a message.
-pub(super) fn check_message(message: &UserMessage) -> Result<(), SessionError> {
-    bounded("text", &message.text, 1, MAX_TEXT)?;
+/// Refuses what cannot be a message, whose text came in this field.
+pub(super) fn check_message(field: &'static str, message: &UserMessage) -> Result<(), SessionError> {
+    bounded(field, &message.text, 1, MAX_TEXT)?;
     check_json("refs", &message.refs)?;
     check_json("raw", &message.raw)
 }
