@@ -11,6 +11,7 @@ use handsd::daemon::{self, Daemon, Sweep, Swept};
 use handsd::engine::native::zygote;
 use handsd::notify;
 use handsd::telemetry::{self, Colour, LogFilter};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -97,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             // Whoever starts it may have one that would keep sandboxes from their own files. What is private has a mode of
             // its own.
             umask(Mode::from_bits_truncate(0o022));
+            raise_open_files().context("raise the limit of open files")?;
             let filter = telemetry::init(&config.log)?;
             let end = if ephemeral { End::Remove } else { End::Leave };
             runtime()?.block_on(serve(&config, load, &filter, end))?;
@@ -124,6 +126,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Zygote => unreachable!("handled before there is a runtime"),
     }
+}
+
+/// Each run and each sandbox takes a few, and a shell lets a program have 1,024 unless it asks for more.
+fn raise_open_files() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -295,6 +295,11 @@ impl From<RunError> for Fault {
             RunError::Output(SpoolError::File { source, .. }) if is_disk_full(source) => {
                 return Self::new(Code::ResourceExhausted, ErrorReason::DiskFull, message).errno(raw(source));
             }
+            RunError::Output(SpoolError::File { source, .. }) | RunError::Host { source, .. }
+                if is_out_of_files(source) =>
+            {
+                return Self::new(Code::ResourceExhausted, ErrorReason::TooManyRequests, message).errno(raw(source));
+            }
             RunError::Output(_) | RunError::Host { .. } => (Code::Internal, ErrorReason::InternalFault),
         };
         Self::new(code, reason, message)
@@ -304,6 +309,11 @@ impl From<RunError> for Fault {
 /// The node's own disk is full, where it was to keep the output of a run.
 fn is_disk_full(error: &io::Error) -> bool {
     matches!(raw(error), libc::ENOSPC | libc::EDQUOT)
+}
+
+/// The daemon, or the whole node, has as many files open as it may have.
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(raw(error), libc::EMFILE | libc::ENFILE)
 }
 
 fn raw(error: &io::Error) -> i32 {
