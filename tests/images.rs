@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use handsd::image::{Image, ImageError, ImageRef, ImageSettings, ImageStore, Ownership};
@@ -14,6 +14,11 @@ use oci_client::client::{Client, ClientConfig, ClientProtocol, Config, ImageLaye
 use oci_client::secrets::RegistryAuth;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+
+use registry::{Registry, Users};
+
+#[path = "support/registry.rs"]
+mod registry;
 
 /// This machine's architecture, as Go spells it.
 const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -413,93 +418,27 @@ async fn a_registry_that_is_not_there_is_a_failed_pull() {
     );
 }
 
-/// Debian's registry on a port of its own, killed at the end.
-struct DockerRegistry {
-    process: Child,
-    port: u16,
-    auth: RegistryAuth,
-    _directory: tempfile::TempDir,
-}
-
-/// "ada" with the password "hush", as htpasswd(1) writes it.
-const HTPASSWD: &str = "ada:$2b$12$yKjhM5Qc/4oHSjEnDD94mOoklv02ANsMeJcqwsFxK76BRKK/fyM5q";
-
-impl DockerRegistry {
-    /// For everybody; `None` where it is not installed.
-    fn start() -> Option<Self> {
-        Self::start_for(RegistryAuth::Anonymous)
-    }
-
-    /// For everybody, or those of [`HTPASSWD`].
-    fn start_for(auth: RegistryAuth) -> Option<Self> {
-        let program = Path::new("/usr/bin/docker-registry");
-        if !program.exists() {
-            eprintln!("skipped: {} is not installed", program.display());
-            return None;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let config = directory.path().join("config.yml");
-        let storage = directory.path().join("storage");
-        let text = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
-            storage.display()
-        );
-        let asked = match auth {
-            RegistryAuth::Anonymous => String::new(),
-            _ => format!(
-                "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
-                directory.path().join("htpasswd").display()
-            ),
-        };
-        fs::write(directory.path().join("htpasswd"), HTPASSWD).unwrap();
-        fs::write(&config, text + &asked).unwrap();
-        let mut process = Command::new(program)
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap());
-        let port = loop {
-            let mut line = String::new();
-            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the registry ended");
-            if let Some((_, address)) = line.split_once("listening on 127.0.0.1:") {
-                break address.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
-            }
-        };
-        // Its log must be read, or it would wait for room in the pipe. The thread ends with the registry.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Some(Self { process, port, auth, _directory: directory })
-    }
-
-    fn name(&self, rest: &str) -> String {
-        format!("127.0.0.1:{}/{rest}", self.port)
-    }
-
-    async fn push_app(&self) -> String {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
-        let [lower, upper] = app_layers();
-        let config = Config::oci_v1(config(&[&lower, &upper]), None);
-        let layers = [ImageLayer::oci_v1_gzip(gzip(&lower), None), ImageLayer::oci_v1(upper, None)];
-        let name = self.name("team/app:2").parse().unwrap();
-        client.push(&name, &layers, config, &self.auth, None).await.unwrap();
-        client.fetch_manifest_digest(&name, &self.auth).await.unwrap()
-    }
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
+/// Debian's registry on a port of its own, with the app in it.
+async fn registry_with_app(users: Users) -> Option<(Registry, String)> {
+    let registry = Registry::start(users)?;
+    let auth = match users {
+        Users::Everybody => RegistryAuth::Anonymous,
+        Users::Ada => RegistryAuth::Basic("ada".to_owned(), "hush".to_owned()),
+    };
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
+    let [lower, upper] = app_layers();
+    let config = Config::oci_v1(config(&[&lower, &upper]), None);
+    let layers = [ImageLayer::oci_v1_gzip(gzip(&lower), None), ImageLayer::oci_v1(upper, None)];
+    let name = registry.name("team/app:2").parse().unwrap();
+    client.push(&name, &layers, config, &auth, None).await.unwrap();
+    let digest = client.fetch_manifest_digest(&name, &auth).await.unwrap();
+    Some((registry, digest))
 }
 
 #[tokio::test]
 async fn what_was_pushed_to_a_real_registry_is_pulled_from_it() {
-    let Some(registry) = DockerRegistry::start() else { return };
-    let digest = registry.push_app().await;
+    let Some((registry, digest)) = registry_with_app(Users::Everybody).await else { return };
     let place = Place::new();
     for name in ["team/app:2".to_owned(), format!("team/app@{digest}"), format!("team/app:2@{digest}")] {
         let image = format!("docker://{}", registry.name(&name)).parse().unwrap();
@@ -519,9 +458,7 @@ async fn what_was_pushed_to_a_real_registry_is_pulled_from_it() {
 
 #[tokio::test]
 async fn a_registry_that_asks_who_we_are_is_told_what_the_file_says() {
-    let auth = RegistryAuth::Basic("ada".to_owned(), "hush".to_owned());
-    let Some(registry) = DockerRegistry::start_for(auth) else { return };
-    registry.push_app().await;
+    let Some((registry, _)) = registry_with_app(Users::Ada).await else { return };
     let place = Place::new();
     let file = place.path("config.json");
     let image = registry.name("team/app:2").parse().unwrap();

@@ -12,6 +12,7 @@
 //! | `files` | [`Files`]: the files of a sandbox |
 //! | `http` | [`http::Http`]: a daemon with the HTTP surface, and a client of it |
 //! | `probe` | a GET without a key, and what comes back |
+//! | `registry` | [`registry::Registry`]: a registry of images |
 //! | `leftovers` | what a daemon can leave behind, and how it is removed |
 //! | `model` | [`Model`]: a model that says what a test wants, to programs that take it for a provider's |
 //! | `session` | [`Session`]: a session of a scripted agent, whose log is held to its contract as it is read |
@@ -46,6 +47,7 @@ pub mod leftovers;
 mod model;
 pub mod probe;
 pub mod process;
+pub mod registry;
 pub mod rootfs;
 pub mod run;
 mod sandbox;
