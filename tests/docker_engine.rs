@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use handsd::engine::docker::{Docker, Settings};
 use handsd::engine::{EngineError, Spec};
 use handsd::hands::Reason;
 use handsd::image::ImageRef;
@@ -105,6 +106,19 @@ async fn what_belongs_to_another_daemon_is_neither_listed_nor_removed() {
     ours.engine.remove(&sandbox.id).await.unwrap();
     assert_eq!(sandbox.run("echo alive").await.text, "alive\n");
     sandbox.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_that_docker_does_not_know_is_refused_by_its_name() {
+    let Some(dockerd) = tokio::task::spawn_blocking(dockerd::shared).await.unwrap() else { return };
+    let state = tempfile::tempdir().unwrap();
+    let settings = Settings { socket: dockerd.socket(), runtime: Some("nobodys".to_owned()), ..Settings::default() };
+    let refused = Docker::open(state.path(), "test", settings, None).await.unwrap_err();
+    assert!(
+        matches!(&refused, EngineError::RuntimeUnknown { runtime, known }
+        if runtime == "nobodys" && known.contains(&"runc".to_owned())),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

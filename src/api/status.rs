@@ -181,7 +181,9 @@ fn engine_fault(error: &EngineError, message: String) -> Fault {
         EngineError::ImageUnsupported { .. } => {
             Fault::new(Code::InvalidArgument, ErrorReason::ArgumentInvalid, message).about("image")
         }
-        EngineError::Unavailable { .. } => Fault::new(Code::Unavailable, ErrorReason::EngineUnavailable, message),
+        EngineError::RuntimeUnknown { .. } | EngineError::Unavailable { .. } => {
+            Fault::new(Code::Unavailable, ErrorReason::EngineUnavailable, message)
+        }
         EngineError::Step { .. } => Fault::new(Code::Internal, ErrorReason::SandboxCreateFailed, message),
         EngineError::Gone => Fault::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
     }

@@ -91,8 +91,8 @@ impl Docker {
     /// Docker; `cgroups` is where the runs are placed.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] if Docker does not answer, [`EngineError::Step`] for a state directory that is of no
-    /// use.
+    /// [`EngineError::Unavailable`] if Docker does not answer, [`EngineError::RuntimeUnknown`], [`EngineError::Step`] for
+    /// a state directory that is of no use.
     pub async fn open(
         state: &Path,
         instance: &str,
@@ -100,7 +100,11 @@ impl Docker {
         cgroups: Option<cgroup::Containers>,
     ) -> Result<Self, EngineError> {
         let client = Client::connect(&settings.socket).await?;
-        let node = Node::of(&client.info().await?, settings.user_namespace);
+        let info = client.info().await?;
+        if let Some(runtime) = &settings.runtime {
+            node::check_runtime(&info, runtime)?;
+        }
+        let node = Node::of(&info, settings.user_namespace);
         let sandboxes = state.join("sandboxes");
         make_directory(&sandboxes).map_err(failed("make", &sandboxes))?;
         let guest = write_guest(&state.join("guest")).map_err(failed("write the guest below", state))?;

@@ -341,6 +341,14 @@ pub enum EngineError {
         /// Its name.
         engine: &'static str,
     },
+    /// Docker does not know the runtime that is configured.
+    #[error("engine.docker.runtime: Docker has no runtime \"{runtime}\"; it has {}", known.join(", "))]
+    RuntimeUnknown {
+        /// As configured.
+        runtime: String,
+        /// Those that it has, in order.
+        known: Vec<String>,
+    },
     /// The engine behind this one does not answer, or not in time. It may later.
     #[error("{step}")]
     Unavailable {

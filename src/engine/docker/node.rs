@@ -4,8 +4,9 @@ use std::path::Path;
 
 use bollard::models::SystemInfo;
 
+use super::settings::CONTAINERD;
 use super::{UserNamespace, seccomp};
-use crate::engine::LimitSupport;
+use crate::engine::{EngineError, LimitSupport};
 
 /// What Docker and its node can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,21 @@ impl Node {
             root: info.docker_root_dir.as_deref().filter(|_| is_remapped).and_then(remapped_root).unwrap_or((0, 0)),
         }
     }
+}
+
+/// Sees to it that Docker knows a runtime.
+///
+/// # Errors
+/// [`EngineError::RuntimeUnknown`]
+pub fn check_runtime(info: &SystemInfo, runtime: &str) -> Result<(), EngineError> {
+    let known = info.runtimes.iter().flatten().map(|(name, _)| name.clone());
+    let mut known: Vec<String> = known.collect();
+    // By its whole name, a runtime of containerd needs nobody to have told Docker of it.
+    if runtime.starts_with(CONTAINERD) || known.iter().any(|name| name == runtime) {
+        return Ok(());
+    }
+    known.sort_unstable();
+    Err(EngineError::RuntimeUnknown { runtime: runtime.to_owned(), known })
 }
 
 /// Docker that remaps users keeps its data in a directory that is named after the ids of their root.
@@ -72,6 +88,18 @@ mod tests {
         assert_eq!(node(&["name=userns"], "/var/lib/docker/231072.231072").root, (231_072, 231_072));
         assert_eq!(node(&[], "/var/lib/docker/231072.231072").root, (0, 0));
         assert_eq!(node(&["name=userns"], "/var/lib/docker").root, (0, 0));
+    }
+
+    #[test]
+    fn a_runtime_is_known_by_the_name_that_docker_was_told_or_by_its_whole_one() {
+        let names = ["runc", "own"].map(|name| (name.to_owned(), bollard::models::Runtime::default()));
+        let info = SystemInfo { runtimes: Some(names.into()), ..SystemInfo::default() };
+        for runtime in ["runc", "own", "io.containerd.runsc.v1"] {
+            assert!(check_runtime(&info, runtime).is_ok(), "{runtime}");
+        }
+        let refused = check_runtime(&info, "runsc").unwrap_err();
+        let said = "engine.docker.runtime: Docker has no runtime \"runsc\"; it has own, runc";
+        assert_eq!(refused.to_string(), said);
     }
 
     #[test]

@@ -37,6 +37,9 @@ impl Default for Settings {
     }
 }
 
+/// How the whole names of containerd's runtimes begin.
+pub(super) const CONTAINERD: &str = "io.containerd.";
+
 /// Runtimes that keep sandboxes behind a kernel of their own, by how their names begin.
 const OWN_KERNEL: [&str; 2] = ["runsc", "kata"];
 
@@ -46,7 +49,7 @@ impl Settings {
     pub fn passage(&self) -> Passage {
         let runtime = self.runtime.as_deref().unwrap_or_default();
         // By its whole name, a runtime of containerd is called such as io.containerd.kata.v2.
-        let name = runtime.strip_prefix("io.containerd.").unwrap_or(runtime);
+        let name = runtime.strip_prefix(CONTAINERD).unwrap_or(runtime);
         let has_own_kernel = OWN_KERNEL.iter().any(|beginning| name.starts_with(beginning));
         self.passage.unwrap_or(if has_own_kernel { Passage::Stdio } else { Passage::Socket })
     }
