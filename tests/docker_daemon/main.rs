@@ -28,13 +28,19 @@ use support::{
 #[path = "../support/mod.rs"]
 mod support;
 
+mod settings;
 mod stdio;
 
 /// A daemon with a dockerd of its own.
 async fn start(arguments: &'static [&'static str]) -> Option<(Arc<Dockerd>, Daemon)> {
+    start_configured(arguments, "").await
+}
+
+/// The same, with a configuration file.
+async fn start_configured(arguments: &'static [&'static str], config: &str) -> Option<(Arc<Dockerd>, Daemon)> {
     let (dockerd, engine) = Engine::docker(arguments).await?;
-    let daemon = Daemon::start_with(Options { engine: Some(engine), ..Options::default() }).await?;
-    Some((dockerd, daemon))
+    let options = Options { engine: Some(engine), config: config.to_owned(), ..Options::default() };
+    Some((dockerd, Daemon::start_with(options).await?))
 }
 
 async fn on_dockerd(dockerd: &Arc<Dockerd>, act: fn(&Dockerd)) {

@@ -17,9 +17,7 @@ const BIG: &str = "seq 10000000 22499999";
 const BIG_SIZE: usize = 112_500_000;
 
 async fn reached_by_stdio() -> Option<(Arc<Dockerd>, Daemon)> {
-    let (dockerd, engine) = Engine::docker(&[]).await?;
-    let options = Options { engine: Some(engine), config: STDIO.to_owned(), ..Options::default() };
-    Some((dockerd, Daemon::start_with(options).await?))
+    start_configured(&[], STDIO).await
 }
 
 /// The sum of what it writes.

@@ -133,22 +133,47 @@ impl Dockerd {
         names.map(|name| name.trim_start_matches('/').to_owned()).collect()
     }
 
+    /// How a container was made and how it stands.
+    pub fn inspect(&self, container: &str) -> Value {
+        self.json(&format!("/containers/{container}/json"))
+    }
+
     /// Ends a container and removes it.
     pub fn remove(&self, container: &str) {
         // What is not there any more is as it should be.
-        let _ = ask(&self.socket(), "DELETE", &format!("/containers/{container}?force=1&v=1"));
+        let _ = ask(&self.socket(), "DELETE", &format!("/containers/{container}?force=1&v=1"), "", "");
     }
 
     /// Does to a container what the command line does: "kill", "pause", "unpause".
     pub fn order(&self, container: &str, order: &str) {
-        let answer = ask(&self.socket(), "POST", &format!("/containers/{container}/{order}")).unwrap_or_default();
+        let answer = self.post(&format!("/containers/{container}/{order}"), "");
         assert!(answer.contains(" 204 "), "{order} {container}: {answer}");
+    }
+
+    /// What it answers to a POST of JSON.
+    pub fn post(&self, path: &str, body: &str) -> String {
+        ask(&self.socket(), "POST", path, "", body).unwrap_or_default()
+    }
+
+    /// Gives an image to a registry, as one of its names says, for who has proved to be somebody.
+    pub fn push(&self, repository: &str, tag: &str, user: &str, password: &str) {
+        use base64::Engine as _;
+        let who = serde_json::json!({ "username": user, "password": password }).to_string();
+        let header = format!("X-Registry-Auth: {}\r\n", base64::engine::general_purpose::URL_SAFE.encode(who));
+        let path = format!("/images/{repository}/push?tag={tag}");
+        let answer = ask(&self.socket(), "POST", &path, &header, "").unwrap_or_default();
+        assert!(answer.contains("sha256:") && !answer.contains("\"error\""), "push {repository}: {answer}");
+    }
+
+    /// Takes a name from an image.
+    pub fn untag(&self, name: &str) {
+        let answer = ask(&self.socket(), "DELETE", &format!("/images/{name}"), "", "").unwrap_or_default();
+        assert!(answer.contains(" 200 "), "untag {name}: {answer}");
     }
 
     /// Gives an image another name.
     pub fn tag(&self, image: &str, repository: &str, tag: &str) {
-        let path = format!("/images/{image}/tag?repo={repository}&tag={tag}");
-        let answer = ask(&self.socket(), "POST", &path).unwrap_or_default();
+        let answer = self.post(&format!("/images/{image}/tag?repo={repository}&tag={tag}"), "");
         assert!(answer.contains(" 201 "), "tag {image}: {answer}");
     }
 
@@ -196,10 +221,30 @@ impl Drop for Dockerd {
     }
 }
 
+/// The argument that has it map users; who is mapped, its wrapper says.
+pub const REMAPPED: &str = "--userns-remap=nobody:nogroup";
+
+/// The ids that they are mapped to.
+pub const REMAPPED_ROOT: u32 = 231_072;
+
+/// What executes it: for one that maps users, with tables of its own, in a mount namespace of its own.
+fn program(directory: &Path, arguments: &[String]) -> Command {
+    if !arguments.iter().any(|argument| argument == REMAPPED) {
+        return Command::new("dockerd");
+    }
+    let table = directory.join("subids");
+    let lines = ["nobody", "nogroup"].map(|name| format!("{name}:{REMAPPED_ROOT}:65536\n")).concat();
+    fs::write(&table, lines).expect("the ids");
+    let line = "for file in /etc/subuid /etc/subgid; do mount --bind $0 $file || exit; done; exec dockerd \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "slave", "sh", "-c", line]).arg(table);
+    command
+}
+
 fn spawn(directory: &Path, arguments: &[String]) -> Child {
     let log = fs::File::options().create(true).append(true).open(directory.join("log")).expect("dockerd's log");
     let place = |name: &str| directory.join(name);
-    Command::new("dockerd")
+    program(directory, arguments)
         .args(["--iptables=false", "--bridge=none", "-H"])
         .arg(format!("unix://{}", socket(directory).display()))
         .arg("--data-root")
@@ -221,13 +266,16 @@ fn socket(directory: &Path) -> PathBuf {
 }
 
 fn get(socket: &Path, path: &str) -> Option<String> {
-    ask(socket, "GET", path)
+    ask(socket, "GET", path, "", "")
 }
 
-fn ask(socket: &Path, method: &str, path: &str) -> Option<String> {
+/// What it answers; a line of `headers` ends as HTTP wants it.
+fn ask(socket: &Path, method: &str, path: &str, headers: &str, body: &str) -> Option<String> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n").ok()?;
+    let length = body.len();
+    let head = format!("Host: docker\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{headers}");
+    write!(stream, "{method} {path} HTTP/1.0\r\n{head}\r\n{body}").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     Some(answer)

@@ -227,3 +227,63 @@ pub fn unavailable(step: &str, error: Error) -> EngineError {
 fn late(step: &str) -> EngineError {
     EngineError::Unavailable { step: step.to_owned(), source: io::ErrorKind::TimedOut.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::telemetry::chain;
+
+    /// The first line of what is asked next, which is answered.
+    async fn answer(docker: &UnixListener, status: &str, body: &str) -> String {
+        let (mut stream, _) = docker.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(&[answer.as_bytes(), body.as_bytes()].concat()).await.unwrap();
+        String::from_utf8(head).unwrap().lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// What is asked of a Docker that speaks these versions, after it has said so.
+    async fn asked(newest: &str, oldest: &str) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("docker.sock");
+        let docker = UnixListener::bind(&path).unwrap();
+        let versions = format!(r#"{{"ApiVersion":"{newest}","MinAPIVersion":"{oldest}"}}"#);
+        let asking = async { Client::connect(&path).await.unwrap().info().await.unwrap() };
+        let answering = async {
+            answer(&docker, "200 OK", &versions).await;
+            answer(&docker, "200 OK", "{}").await
+        };
+        tokio::join!(asking, answering).1
+    }
+
+    #[tokio::test]
+    async fn the_newest_version_that_both_sides_know_is_spoken() {
+        let ours = API_DEFAULT_VERSION;
+        assert_eq!(asked("1.41", "1.12").await, "GET /v1.41/info HTTP/1.1");
+        assert_eq!(asked("1.52", "1.44").await, "GET /v1.52/info HTTP/1.1");
+        assert_eq!(asked("1.999", "1.44").await, format!("GET /v{ours}/info HTTP/1.1"));
+    }
+
+    #[tokio::test]
+    async fn a_docker_that_speaks_no_version_of_ours_says_so_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("docker.sock");
+        let docker = UnixListener::bind(&path).unwrap();
+        let asking = async { Client::connect(&path).await.unwrap().info().await.unwrap_err() };
+        let answering = async {
+            answer(&docker, "200 OK", r#"{"ApiVersion":"1.999","MinAPIVersion":"1.998"}"#).await;
+            answer(&docker, "400 Bad Request", r#"{"message":"client version is too old"}"#).await
+        };
+        let (refused, _) = tokio::join!(asking, answering);
+        assert!(chain(&refused).to_string().contains("client version is too old"), "{refused:?}");
+    }
+}
