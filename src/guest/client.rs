@@ -152,6 +152,24 @@ impl Guest {
         socket_of(self.request(to_guest::Body::Listen(listen), Vec::new()).await)
     }
 
+    /// A connection to a port of the sandbox's loopback, of a guest that no socket gets out of; it does not block.
+    ///
+    /// # Errors
+    /// Any [`GuestError`]; `Refused` with `ECONNREFUSED` if nobody listens there.
+    pub async fn connect_to(&self, port: u16) -> Result<OwnedFd, GuestError> {
+        let connect = wire::Connect { port: port.into(), channel: 0 };
+        socket_of(self.request(to_guest::Body::Connect(connect), Vec::new()).await)
+    }
+
+    /// Gives the terminal of a run another size, where its master is out of reach.
+    ///
+    /// # Errors
+    /// Any [`GuestError`].
+    pub async fn resize(&self, run: &RunId, size: wire::PtySize) -> Result<(), GuestError> {
+        let resize = wire::Resize { run: run.to_string(), size: Some(size) };
+        self.request(to_guest::Body::Resize(resize), Vec::new()).await.and_then(done)
+    }
+
     async fn request(&self, body: to_guest::Body, fds: Vec<OwnedFd>) -> Result<Answer, GuestError> {
         let (answer, answered) = oneshot::channel();
         let request = self.shared.send(body, fds, Waiting { answer, held: Vec::new() })?;

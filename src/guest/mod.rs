@@ -14,7 +14,6 @@ pub mod pipe;
 pub mod readiness;
 pub mod relay;
 pub mod script;
-#[cfg(feature = "daemon")]
 pub mod socket;
 pub mod terminal;
 pub mod trunk;

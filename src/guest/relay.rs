@@ -11,7 +11,8 @@
 //! | file | owns |
 //! |---|---|
 //! | `attach` | the stream, from Docker |
-//! | `runs` | the pipes of runs, and which ends may be told yet |
+//! | `runs` | the pipes and terminals of runs, and which ends may be told yet |
+//! | `ports` | connections to ports inside, and from inside |
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -25,11 +26,13 @@ use nix::sys::socket::{SockFlag, accept4};
 use super::agent::control::{Control, Request};
 use super::agent::{greet, listen_at};
 use super::trunk::{Envelope, Flow, Happened, Place, Trunk};
-use super::wire::trunk::Open;
+use super::wire::trunk::{GUESTS, Open};
 use super::wire::{self, FromGuest, Purpose, Receiver, Step, ToGuest, from_guest, to_guest};
+use ports::Ports;
 use runs::Runs;
 
 mod attach;
+mod ports;
 mod runs;
 
 /// The program's first argument.
@@ -40,6 +43,8 @@ pub const DOCKER: &str = "--docker";
 pub const CONTAINER: &str = "--container";
 /// Where to listen.
 pub const LISTEN: &str = "--listen";
+/// A directory for further sockets.
+pub const PLACE: &str = "--place";
 
 /// What it says on its stdout when it has attached: the container may be started then.
 pub const ATTACHED: &str = "attached\n";
@@ -50,6 +55,7 @@ struct Options {
     docker: PathBuf,
     container: String,
     listen: PathBuf,
+    place: PathBuf,
 }
 
 impl Options {
@@ -63,6 +69,7 @@ impl Options {
                     options.container = value.into_string().map_err(|_| io::ErrorKind::InvalidInput)?;
                 }
                 Some(LISTEN) => options.listen = value.into(),
+                Some(PLACE) => options.place = value.into(),
                 _ => return Err(io::ErrorKind::InvalidInput.into()),
             }
         }
@@ -96,6 +103,9 @@ struct Relay {
     listener: OwnedFd,
     daemon: Option<Daemon>,
     runs: Runs,
+    ports: Ports,
+    /// The version of the guest, which may be older than this.
+    version: u32,
     last_channel: u32,
 }
 
@@ -116,16 +126,20 @@ struct Ready {
 impl Relay {
     /// Listens once the guest serves.
     fn begin(mut trunk: Trunk, options: &Options) -> io::Result<Self> {
-        while !matches!(trunk.happened(), Some(Happened::Ready(_))) {
+        let version = loop {
+            if let Some(Happened::Ready(ready)) = trunk.happened() {
+                break ready.version;
+            }
             let mut fds = [PollFd::new(trunk.input(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
             trunk.serve(Place::Input)?;
-        }
+        };
         let listener = listen_at(&options.listen)?;
-        Ok(Self { trunk, listener, daemon: None, runs: Runs::new()?, last_channel: 0 })
+        let ports = Ports::new(options.place.clone());
+        Ok(Self { trunk, listener, daemon: None, runs: Runs::new()?, ports, version, last_channel: 0 })
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -172,7 +186,7 @@ impl Relay {
 
     /// A channel that no other ever had.
     fn next_channel(&mut self) -> u32 {
-        self.last_channel = self.last_channel.wrapping_add(1);
+        self.last_channel = self.last_channel.wrapping_add(1) % GUESTS;
         self.last_channel
     }
 
@@ -208,6 +222,7 @@ impl Relay {
         if let Some(daemon) = self.daemon.take() {
             self.trunk.close(daemon.channel);
             self.runs.forget_questions();
+            self.ports.forget_questions(&mut self.trunk);
         }
     }
 
@@ -240,32 +255,56 @@ impl Relay {
     fn prepare(&mut self, request: Request) -> Result<ToGuest, (Step, Errno)> {
         let Request { number, mut body, fds } = request;
         match &mut body {
-            Some(to_guest::Body::Spawn(spawn)) if spawn.pty.is_some() => return Err((Step::Pty, Errno::EOPNOTSUPP)),
+            Some(to_guest::Body::Spawn(spawn)) if spawn.pty.is_some() && !self.has_connections() => {
+                return Err((Step::Pty, Errno::EOPNOTSUPP));
+            }
             Some(to_guest::Body::Spawn(spawn)) => {
                 let channels = [self.next_channel(), self.next_channel(), self.next_channel()];
                 self.runs.begin(&mut self.trunk, number, spawn, fds, channels)?;
             }
             Some(to_guest::Body::CloseInput(close)) => self.runs.close_input(&close.run),
             Some(to_guest::Body::Release(release)) => self.runs.forget(&release.run),
-            Some(to_guest::Body::MakeSocket(_) | to_guest::Body::Listen(_)) => {
+            Some(to_guest::Body::Connect(connect)) if self.has_connections() => {
+                let channel = self.next_channel();
+                self.ports.connect(&mut self.trunk, number, connect, channel)?;
+            }
+            Some(to_guest::Body::Listen(listen)) if self.has_connections() => self.ports.listen(number, listen)?,
+            Some(to_guest::Body::MakeSocket(_) | to_guest::Body::Listen(_) | to_guest::Body::Connect(_)) => {
                 return Err((Step::Socket, Errno::EOPNOTSUPP));
             }
-            Some(to_guest::Body::Signal(_) | to_guest::Body::Sweep(_) | to_guest::Body::Takeover(_)) | None => {}
+            Some(
+                to_guest::Body::Signal(_)
+                | to_guest::Body::Sweep(_)
+                | to_guest::Body::Takeover(_)
+                | to_guest::Body::Resize(_),
+            )
+            | None => {}
         }
         Ok(ToGuest { request: number, fds: 0, body })
     }
 
+    /// The guest carries terminals and connections.
+    fn has_connections(&self) -> bool {
+        self.version >= 2
+    }
+
     /// Passes on what the guest answers, and the ends of runs whose output has come.
     fn hear_guest(&mut self) -> io::Result<()> {
-        if let Some(happened) = self.trunk.happened() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("no guest says {happened:?} by now")));
+        while let Some(happened) = self.trunk.happened() {
+            let Happened::Accepted(accepted) = happened else {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("no guest says {happened:?} by now")));
+            };
+            self.ports.accept(&mut self.trunk, accepted);
         }
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
         daemon.answers.feed(&self.trunk.take(daemon.channel));
         let mut is_sound = true;
         while is_sound {
             match daemon.answers.next_message::<FromGuest>() {
-                Ok(Some(message)) => self.runs.tell(&self.trunk, &mut daemon.control, message),
+                Ok(Some(message)) => match self.ports.answered(&mut self.trunk, &message) {
+                    Some(fds) => daemon.control.answer(message.request, made(), fds),
+                    None => self.runs.tell(&self.trunk, &mut daemon.control, message),
+                },
                 Ok(None) => break,
                 Err(_) => is_sound = false,
             }
@@ -279,4 +318,8 @@ impl Relay {
         }
         Ok(())
     }
+}
+
+fn made() -> from_guest::Body {
+    from_guest::Body::SocketMade(wire::SocketMade {})
 }

@@ -1,7 +1,7 @@
 //! Reaching a guest through its socket.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -21,14 +21,32 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Those of open(2) and connect(2); `WouldBlock` if the guest does not accept.
-pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    let stream = new_socket(SockFlag::empty())?;
+    setsockopt(&stream, sockopt::SendTimeout, &TimeVal::new(CONNECT_WAIT.as_secs().cast_signed(), 0))?;
+    connect_to(&stream, path)?;
+    Ok(UnixStream::from(stream))
+}
+
+/// The same for who must not wait.
+///
+/// # Errors
+/// As there; `WouldBlock` if there is no place in the backlog now.
+pub fn try_connect(path: &Path) -> io::Result<OwnedFd> {
+    let stream = new_socket(SockFlag::SOCK_NONBLOCK)?;
+    connect_to(&stream, path)?;
+    Ok(stream)
+}
+
+fn new_socket(flags: SockFlag) -> io::Result<OwnedFd> {
+    Ok(socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | flags, None)?)
+}
+
+fn connect_to(stream: &OwnedFd, path: &Path) -> io::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let target = open(path, flags, Mode::empty())?;
     let address = UnixAddr::new(format!("/proc/self/fd/{}", target.as_raw_fd()).as_str())?;
-    let stream = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&stream, sockopt::SendTimeout, &TimeVal::new(CONNECT_WAIT.as_secs().cast_signed(), 0))?;
-    socket::connect(stream.as_raw_fd(), &address)?;
-    Ok(UnixStream::from(stream))
+    Ok(socket::connect(stream.as_raw_fd(), &address)?)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::unistd::{read, write};
 
-use super::wire::trunk::{Close, Credit, Data, Open, Packet, Ready, packet};
+use super::wire::trunk::{Accepted, Close, Credit, Data, End, GUESTS, Open, Packet, Ready, packet};
 use super::wire::{self, Receiver};
 use channel::Channel;
 pub use channel::Flow;
@@ -72,6 +72,8 @@ pub enum Happened {
     Ready(Ready),
     /// A connection was opened. What comes of it is held until it is joined by [`Trunk::adopt`].
     Opened(Open),
+    /// One from inside was accepted. The same holds for it.
+    Accepted(Accepted),
 }
 
 impl Trunk {
@@ -114,7 +116,10 @@ impl Trunk {
         match place {
             Place::Input => self.hear(),
             Place::Output => self.flush(),
-            Place::Channel(number) => self.serve_channel(number),
+            Place::Channel(number) => {
+                self.serve_channel(number);
+                Ok(())
+            }
         }
     }
 
@@ -141,7 +146,8 @@ impl Trunk {
         if let Some(channel) = self.channels.get_mut(&number) {
             channel.join(local, flow);
         }
-        self.serve_channel(number)
+        self.serve_channel(number);
+        Ok(())
     }
 
     /// A channel whose bytes are sent by [`Trunk::send`] and taken by [`Trunk::take`].
@@ -160,6 +166,17 @@ impl Trunk {
     /// Opens a connection on the other side.
     pub fn say_open(&mut self, open: Open) {
         self.say(packet::Body::Open(open));
+    }
+
+    /// Says that a connection from inside was accepted.
+    pub fn say_accepted(&mut self, accepted: Accepted) {
+        self.say(packet::Body::Accepted(accepted));
+    }
+
+    /// How many connections of those that the guest has accepted there are.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        self.channels.range(GUESTS..).count()
     }
 
     /// There is room for more bytes of a channel that is held, and for any of the trunk's.
@@ -187,10 +204,15 @@ impl Trunk {
         bytes
     }
 
+    /// Ends a channel that there is only on the other side.
+    pub fn say_closed(&mut self, number: u32) {
+        self.say(packet::Body::Close(Close { channel: number }));
+    }
+
     /// Ends a channel, on both sides.
     pub fn close(&mut self, number: u32) {
         if self.channels.remove(&number).is_some() {
-            self.say(packet::Body::Close(Close { channel: number }));
+            self.say_closed(number);
         }
     }
 
@@ -238,16 +260,26 @@ impl Trunk {
                 self.hold(open.channel)?;
                 self.happened.push_back(Happened::Opened(open));
             }
+            Some(packet::Body::Accepted(accepted)) => {
+                self.hold(accepted.channel)?;
+                self.happened.push_back(Happened::Accepted(accepted));
+            }
             Some(packet::Body::Data(Data { channel, bytes })) => {
                 // What is said of a channel that has just been closed here is not heard.
                 if let Some(found) = self.channels.get_mut(&channel) {
                     found.receive(&bytes)?;
-                    return self.serve_channel(channel);
+                    self.serve_channel(channel);
                 }
             }
             Some(packet::Body::Credit(Credit { channel, bytes })) => {
                 if let Some(channel) = self.channels.get_mut(&channel) {
                     channel.credit = channel.credit.saturating_add(i64::from(bytes));
+                }
+            }
+            Some(packet::Body::End(End { channel })) => {
+                if let Some(found) = self.channels.get_mut(&channel) {
+                    found.end_inbound();
+                    self.serve_channel(channel);
                 }
             }
             Some(packet::Body::Close(Close { channel })) => self.end(channel),
@@ -265,28 +297,28 @@ impl Trunk {
     }
 
     /// Moves what can be moved between a channel's descriptor and the stream.
-    fn serve_channel(&mut self, number: u32) -> io::Result<()> {
-        let Some(channel) = self.channels.get_mut(&number) else { return Ok(()) };
-        let Ok(delivered) = channel.deliver() else {
-            self.close(number);
-            return Ok(());
-        };
-        let (owed, is_over) = (channel.taken(delivered), channel.is_finished());
+    fn serve_channel(&mut self, number: u32) {
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        let Ok(delivered) = channel.deliver() else { return self.close(number) };
+        let owed = channel.taken(delivered);
         self.give_credit(number, owed);
-        if is_over {
+        if self.outgoing.len() < BACKLOG {
+            self.collect(number);
+        }
+        if self.channels.get(&number).is_some_and(Channel::is_finished) {
             self.channels.remove(&number);
-            return Ok(());
         }
-        if self.outgoing.len() < BACKLOG
-            && let Some(channel) = self.channels.get_mut(&number)
-        {
-            match channel.collect() {
-                Ok(Some(bytes)) => self.say(packet::Body::Data(Data { channel: number, bytes })),
-                Ok(None) => {}
-                Err(_) => self.close(number),
-            }
+    }
+
+    /// Sends what a channel's descriptor gives.
+    fn collect(&mut self, number: u32) {
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        match channel.collect() {
+            Ok(Some(bytes)) => self.say(packet::Body::Data(Data { channel: number, bytes })),
+            Ok(None) => {}
+            Err(Errno::EPIPE) if channel.end_outbound() => self.say(packet::Body::End(End { channel: number })),
+            Err(_) => self.close(number),
         }
-        Ok(())
     }
 
     fn give_credit(&mut self, number: u32, bytes: u32) {

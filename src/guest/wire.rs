@@ -22,15 +22,15 @@ use prost::Message;
 pub use control::*;
 pub use files::*;
 pub use frame::{Receiver, frame, send, send_all};
-pub use trunk::{Close, Credit, Data, Packet, Ready, packet};
+pub use trunk::{Accepted, Close, Credit, Data, End, Packet, Ready, packet};
 
 mod control;
 mod files;
 mod frame;
 pub mod trunk;
 
-/// What this build speaks.
-pub const VERSION: u32 = 1;
+/// What this build speaks. Since 2, a trunk carries terminals and connections.
+pub const VERSION: u32 = 2;
 
 /// Longest message of a frame, in bytes. Above the largest legal [`Spawn`] (1 MiB of arguments and environment) and the
 /// largest page of entries.

@@ -68,7 +68,7 @@ impl Sender {
 pub enum Sink {
     /// The write end of a pipe.
     Pipe(OwnedFd),
-    /// The master of a terminal.
+    /// The master of a terminal, or a socket that stands for it.
     Terminal(OwnedFd),
 }
 
@@ -127,8 +127,17 @@ impl Writer {
         match input {
             Input::Data(data) => self.write(&data).await,
             Input::Eof => self.write(CTRL_D).await,
-            Input::Resize(size) => terminal::resize(self.fd.as_fd(), size).map_err(|_| Refusal::Closed),
+            Input::Resize(size) => self.resize(size).await,
         }
+    }
+
+    async fn resize(&self, size: PtySize) -> Result<(), Refusal> {
+        let resized = match terminal::resize(self.fd.as_fd(), size) {
+            // It is a socket, which stands for a terminal that is out of reach.
+            Err(Errno::ENOTTY) => self.guest.resize(&self.run, size).await.is_ok(),
+            resized => resized.is_ok(),
+        };
+        if resized { Ok(()) } else { Err(Refusal::Closed) }
     }
 
     async fn write(&self, mut data: &[u8]) -> Result<(), Refusal> {

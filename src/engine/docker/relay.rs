@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::guest::relay::{ATTACHED, COMMAND, CONTAINER, DOCKER, LISTEN};
+use crate::guest::relay::{ATTACHED, COMMAND, CONTAINER, DOCKER, LISTEN, PLACE};
 
 /// How long it may take until it has attached: one request to Docker, which has an end of its own.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -30,7 +30,7 @@ pub struct Parts<'a> {
     pub container: &'a str,
     /// Where it listens once the guest serves.
     pub listen: &'a Path,
-    /// Where its process id is noted.
+    /// Where its process id is noted. Beside it, it makes further sockets.
     pub note: &'a Path,
 }
 
@@ -42,6 +42,7 @@ pub async fn start(parts: &Parts<'_>) -> io::Result<()> {
     let mut command = Command::new(parts.program);
     command.args([COMMAND, CONTAINER, parts.container]);
     command.arg(DOCKER).arg(parts.docker).arg(LISTEN).arg(parts.listen);
+    command.args(parts.note.parent().into_iter().flat_map(|place| [PLACE.as_ref(), place.as_os_str()]));
     // A signal to the daemon's group, as of a terminal, is not for it.
     command.env_clear().current_dir("/").process_group(0);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

@@ -18,6 +18,7 @@
 //! | `workspace` | the sandbox's working directory |
 //! | `seccomp` | a second system call filter, for runs |
 //! | `sockets` | sockets inside the sandbox's network, handed to the daemon |
+//! | `ports` | the same where no socket gets out: connections whose bytes the trunk carries |
 //!
 //! Nobody in the sandbox can get at it: it is not dumpable, so that it cannot be traced and its descriptors cannot be
 //! opened; the kernel drops signals to PID 1 that it has no handler for (pid_namespaces(7)); and it talks only to
@@ -48,12 +49,12 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::trunk::{Happened, Place};
-use super::wire::{self, Hello, Purpose, Receiver, Step, Welcome, to_guest};
+use super::wire::{self, Hello, Listen, Purpose, Receiver, Step, Welcome, to_guest};
 use control::{Control, Request};
 use files::Content;
 use runs::Runs;
 use sockets::Sockets;
-use stdio::Stdio;
+use stdio::{Spot, Stdio};
 
 pub use options::Options;
 
@@ -62,6 +63,7 @@ pub(super) mod ends;
 pub mod files;
 mod keeper;
 pub mod options;
+mod ports;
 mod runs;
 mod seccomp;
 mod sockets;
@@ -187,7 +189,7 @@ impl Agent {
         if ready.connection {
             self.accept();
         }
-        self.serve_trunk(&ready.places)
+        self.serve_trunk(&ready.spots)
     }
 
     fn wait(&self) -> io::Result<Ready> {
@@ -197,12 +199,12 @@ impl Agent {
             fds.len() - 1
         });
         fds.extend(self.runs.keepers().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let (first, mut places) = (fds.len(), Vec::new());
+        let (first, mut spots) = (fds.len(), Vec::new());
         match &self.door {
             Door::Listener(listener) => fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
             Door::Trunk(stdio) => {
-                for (place, fd, flags) in stdio.trunk.interests() {
-                    places.push(place);
+                for (spot, fd, flags) in stdio.interests() {
+                    spots.push(spot);
                     fds.push(PollFd::new(fd, flags));
                 }
             }
@@ -212,22 +214,22 @@ impl Agent {
             Err(error) => return Err(error.into()),
         }
         let is_ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
-        let connection = places.is_empty() && is_ready(first);
+        let connection = spots.is_empty() && is_ready(first);
         let mut index = first;
-        places.retain(|_| {
+        spots.retain(|_| {
             index += 1;
             is_ready(index - 1)
         });
-        Ok(Ready { connection, child: is_ready(0), control: control.is_some_and(is_ready), places })
+        Ok(Ready { connection, child: is_ready(0), control: control.is_some_and(is_ready), spots })
     }
 
     /// Moves what can be moved in a trunk, and opens the connections that came by it. A trunk that ends leaves nothing to
     /// serve: nobody could ever reach this sandbox again.
-    fn serve_trunk(&mut self, places: &[Place]) -> io::Result<()> {
+    fn serve_trunk(&mut self, spots: &[Spot]) -> io::Result<()> {
         let mut opened = Vec::new();
         if let Door::Trunk(stdio) = &mut self.door {
-            for place in places {
-                stdio.trunk.serve(*place)?;
+            for spot in spots {
+                stdio.serve(*spot, self.control.as_mut())?;
             }
             while let Some(happened) = stdio.trunk.happened() {
                 if let Happened::Opened(open) = happened {
@@ -253,15 +255,39 @@ impl Agent {
                     control.refuse(request.number, Step::Fork, error.raw_os_error().unwrap_or(libc::EINVAL));
                     continue;
                 }
-                match request.body {
-                    Some(to_guest::Body::MakeSocket(make)) => self.sockets.make(&mut control, request.number, make),
-                    Some(to_guest::Body::Listen(listen)) => self.sockets.listen(&mut control, request.number, listen),
-                    _ => self.runs.serve(&mut control, request),
-                }
+                self.serve(&mut control, request);
             }
         }
         if result.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) && !control.is_over() {
             self.control = Some(control);
+        }
+    }
+
+    fn serve(&mut self, control: &mut Control, request: Request) {
+        let number = request.number;
+        match request.body {
+            Some(to_guest::Body::MakeSocket(make)) => self.sockets.make(control, number, make),
+            Some(to_guest::Body::Listen(listen)) => self.listen(control, number, listen),
+            Some(to_guest::Body::Connect(connect)) => match &mut self.door {
+                Door::Trunk(stdio) => stdio.ports.connect(control, number, connect),
+                Door::Listener(_) => control.refuse(number, Step::Request, 0),
+            },
+            Some(to_guest::Body::Spawn(ref spawn)) => {
+                let run = spawn.run.clone();
+                self.runs.serve(control, request);
+                if let Door::Trunk(stdio) = &mut self.door {
+                    stdio.settle(&run, self.runs.kept(&run));
+                }
+            }
+            _ => self.runs.serve(control, request),
+        }
+    }
+
+    /// Whoever cannot be handed the listener gets what comes to it.
+    fn listen(&mut self, control: &mut Control, number: u64, listen: Listen) {
+        let listener = self.sockets.listen(control, number, listen);
+        if let (Door::Trunk(stdio), Some((port, listener))) = (&mut self.door, listener) {
+            stdio.ports.accept_at(port, listener);
         }
     }
 
@@ -296,7 +322,12 @@ impl Agent {
 
     fn admit(&mut self, purpose: Purpose, socket: OwnedFd, receiver: Receiver) {
         match purpose {
-            Purpose::Control => self.control = Control::new(socket, receiver).ok(),
+            Purpose::Control => {
+                self.control = Control::new(socket, receiver).ok();
+                if let Door::Trunk(stdio) = &mut self.door {
+                    stdio.ports.forget_questions();
+                }
+            }
             Purpose::Files => self.serve_files(socket, receiver),
             Purpose::Unspecified => {}
         }
@@ -325,7 +356,7 @@ struct Ready {
     child: bool,
     control: bool,
     /// Of the trunk.
-    places: Vec<Place>,
+    spots: Vec<Spot>,
 }
 
 /// Hears what a connection is for.

@@ -19,7 +19,8 @@ use super::keeper::{Keeper, Report, send_signal};
 use super::spawn::{Failure, Launcher, Plan};
 use super::stdio::Stdio;
 use super::users;
-use crate::guest::wire::{Ended, Exited, Held, MAX_ENDED, Spawn, Spawned, Step, Swept, from_guest, to_guest};
+use crate::guest::terminal;
+use crate::guest::wire::{Ended, Exited, Held, MAX_ENDED, PtySize, Spawn, Spawned, Step, Swept, from_guest, to_guest};
 
 /// The runs of the sandbox.
 pub struct Runs {
@@ -91,8 +92,12 @@ impl Runs {
                 }
                 control.done(number);
             }
+            Some(to_guest::Body::Resize(resize)) => match self.resize(&resize.run, resize.size.unwrap_or_default()) {
+                Ok(()) => control.done(number),
+                Err(errno) => control.refuse(number, Step::Gone, errno as i32),
+            },
             // Sockets are not of a run and are served elsewhere; what is `None`, this build does not know.
-            Some(to_guest::Body::MakeSocket(_) | to_guest::Body::Listen(_)) | None => {
+            Some(to_guest::Body::MakeSocket(_) | to_guest::Body::Listen(_) | to_guest::Body::Connect(_)) | None => {
                 control.refuse(number, Step::Request, 0);
             }
         }
@@ -125,6 +130,16 @@ impl Runs {
             Some(Run { pid, leader: Leader::Alive, .. }) => send_signal(-pid, number),
             Some(_) | None => Err(Errno::ESRCH),
         }
+    }
+
+    fn resize(&self, run: &str, size: PtySize) -> Result<(), Errno> {
+        let kept = self.kept(run).ok_or(Errno::ESRCH)?;
+        terminal::resize(kept.terminal().ok_or(Errno::ENOTTY)?.as_fd(), size)
+    }
+
+    /// The daemon's ends of a run that there is.
+    pub fn kept(&self, run: &str) -> Option<&Kept> {
+        self.runs.get(run).map(|run| &run.kept)
     }
 
     fn sweep(&self, run: &str, number: i32) -> Swept {

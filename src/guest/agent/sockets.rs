@@ -32,13 +32,14 @@ impl Sockets {
         hand_out(control, request, new_socket(family).map(Rc::new));
     }
 
-    /// Listens on a port, unless it does already.
-    pub fn listen(&mut self, control: &mut Control, request: u64, listen: Listen) {
-        hand_out(control, request, self.listener(listen.port));
+    /// Listens on a port, unless it does already; answers the listener, if there is one.
+    pub fn listen(&mut self, control: &mut Control, request: u64, listen: Listen) -> Option<(u16, Rc<OwnedFd>)> {
+        let listener = number(listen.port).and_then(|port| Ok((port, self.listener(port)?)));
+        hand_out(control, request, listener.clone().map(|(_, listener)| listener));
+        listener.ok()
     }
 
-    fn listener(&mut self, port: u32) -> nix::Result<Rc<OwnedFd>> {
-        let port = u16::try_from(port).ok().filter(|port| *port > 0).ok_or(Errno::EINVAL)?;
+    fn listener(&mut self, port: u16) -> nix::Result<Rc<OwnedFd>> {
         if let Some(listener) = self.listeners.get(&port) {
             return Ok(Rc::clone(listener));
         }
@@ -51,7 +52,12 @@ impl Sockets {
     }
 }
 
-fn new_socket(family: AddressFamily) -> nix::Result<OwnedFd> {
+/// A port as the wire has it.
+pub(super) fn number(port: u32) -> nix::Result<u16> {
+    u16::try_from(port).ok().filter(|port| *port > 0).ok_or(Errno::EINVAL)
+}
+
+pub(super) fn new_socket(family: AddressFamily) -> nix::Result<OwnedFd> {
     socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
 }
 
@@ -84,23 +90,22 @@ mod tests {
     fn the_same_port_is_the_same_listener_and_another_is_refused_beyond_the_bound() {
         let mut sockets = Sockets::default();
         let port = free_port();
-        let first = sockets.listener(port.into()).unwrap();
-        assert!(Rc::ptr_eq(&first, &sockets.listener(port.into()).unwrap()));
+        let first = sockets.listener(port).unwrap();
+        assert!(Rc::ptr_eq(&first, &sockets.listener(port).unwrap()));
         assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
         for _ in 1..MAX_LISTENERS {
-            sockets.listener(free_port().into()).unwrap();
+            sockets.listener(free_port()).unwrap();
         }
-        assert_eq!(sockets.listener(free_port().into()).unwrap_err(), Errno::EMFILE);
+        assert_eq!(sockets.listener(free_port()).unwrap_err(), Errno::EMFILE);
     }
 
     #[test]
     fn what_is_no_port_and_what_somebody_has_is_refused() {
-        let mut sockets = Sockets::default();
         for port in [0, 65_536, u32::MAX] {
-            assert_eq!(sockets.listener(port).unwrap_err(), Errno::EINVAL);
+            assert_eq!(number(port).unwrap_err(), Errno::EINVAL);
         }
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        assert_eq!(sockets.listener(port.into()).unwrap_err(), Errno::EADDRINUSE);
+        assert_eq!(Sockets::default().listener(port).unwrap_err(), Errno::EADDRINUSE);
     }
 }

@@ -30,7 +30,7 @@ impl From<wire::Ended> for ExitStatus {
 pub struct SpawnedRun {
     /// Its leader's process id inside the sandbox.
     pub pid: u32,
-    /// The daemon's end of its terminal, if it has one.
+    /// The daemon's end of its terminal, if it has one: the master, or a socket that stands for it.
     pub terminal: Option<OwnedFd>,
     /// How the leader ended, once it has; an error if that is never to be known.
     pub exit: oneshot::Receiver<ExitStatus>,
@@ -65,7 +65,7 @@ pub enum HeldOutput {
         /// Of stderr.
         stderr: OwnedFd,
     },
-    /// The master of its terminal.
+    /// The master of its terminal, or a socket that stands for it.
     Terminal(OwnedFd),
 }
 

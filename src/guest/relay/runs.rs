@@ -1,13 +1,15 @@
-//! The runs of a guest, as the daemon is to see them: with their pipes, which are here, and with an end that comes after
-//! their output.
+//! The runs of a guest, as the daemon is to see them: with their pipes, which are here, or with a socket that stands for a
+//! terminal, and with an end that comes after their output.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 
+use super::ports::pair;
 use crate::guest::agent::control::Control;
 use crate::guest::agent::ends::{Ends, Kept};
 use crate::guest::agent::spawn::Stdio;
@@ -56,13 +58,18 @@ impl Runs {
         if spawn.cgroup || self.runs.contains_key(&spawn.run) {
             return Err((Step::Request, Errno::EEXIST));
         }
-        let ends = Ends::take(spawn, fds, 0, &self.null).map_err(|failure| (failure.step, failure.errno))?;
-        let Stdio::Pipes(stdin, stdout, stderr) = ends.stdio else { return Err((Step::Request, Errno::EINVAL)) };
         let [to_stdin, to_stdout, to_stderr] = channels;
-        let joined = [(to_stdout, stdout), (to_stderr, stderr)]
-            .into_iter()
-            .try_for_each(|(channel, end)| trunk.join(channel, end, Flow::In))
-            .and_then(|()| if spawn.stdin { trunk.join(to_stdin, stdin, Flow::Out) } else { Ok(()) });
+        let (kept, joints) = if spawn.pty.is_some() {
+            let (ours, theirs) = pair().map_err(|errno| (Step::Pty, errno))?;
+            (Kept::Terminal(Rc::new(theirs)), vec![(to_stdout, ours, Flow::Both)])
+        } else {
+            let ends = Ends::take(spawn, fds, 0, &self.null).map_err(|failure| (failure.step, failure.errno))?;
+            let Stdio::Pipes(stdin, stdout, stderr) = ends.stdio else { return Err((Step::Request, Errno::EINVAL)) };
+            let stdin = spawn.stdin.then_some((to_stdin, stdin, Flow::Out));
+            let outputs = [(to_stdout, stdout, Flow::In), (to_stderr, stderr, Flow::In)];
+            (ends.kept, outputs.into_iter().chain(stdin).collect())
+        };
+        let joined = joints.into_iter().try_for_each(|(channel, end, flow)| trunk.join(channel, end, flow));
         if joined.is_err() {
             channels.into_iter().for_each(|channel| trunk.close(channel));
             return Err((Step::Fork, Errno::EMFILE));
@@ -70,7 +77,7 @@ impl Runs {
         let channels = Channels { stdin: to_stdin, stdout: to_stdout, stderr: to_stderr };
         spawn.channels = Some(channels);
         self.starting.insert(number, spawn.run.clone());
-        self.runs.insert(spawn.run.clone(), Run { channels, kept: ends.kept, end: None });
+        self.runs.insert(spawn.run.clone(), Run { channels, kept, end: None });
         Ok(())
     }
 
@@ -103,7 +110,8 @@ impl Runs {
                 from_guest::Body::Held(run.held(trunk, held))
             }
             Some(from_guest::Body::Spawned(spawned)) => {
-                self.starting.remove(&request);
+                let run = self.starting.remove(&request).and_then(|run| self.runs.get(&run));
+                fds.extend(run.and_then(|run| run.kept.terminal()));
                 from_guest::Body::Spawned(spawned)
             }
             Some(from_guest::Body::Refused(refused)) => {
@@ -113,7 +121,7 @@ impl Runs {
                 from_guest::Body::Refused(refused)
             }
             Some(body @ (from_guest::Body::Done(_) | from_guest::Body::Swept(_))) => body,
-            // No socket can be passed, and a newer guest's word is not ours to pass on.
+            // Of a socket that nobody waits for any more, or a newer guest's word, which is not ours to pass on.
             Some(from_guest::Body::SocketMade(_)) | None => return,
         };
         control.answer(request, body, fds);

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{read, write};
 
 use super::{CHUNK, WINDOW};
@@ -18,8 +19,10 @@ pub enum Flow {
     Out,
     /// From the other side to the descriptor: the write end of a pipe.
     In,
-    /// Both: a socket.
+    /// Both, until either side is at its end: a socket of the daemon's, a terminal.
     Both,
+    /// Both, each with an end of its own: a connection.
+    Duplex,
 }
 
 /// One side of a channel.
@@ -37,6 +40,21 @@ pub struct Channel {
     pub passed: u64,
     /// The other side has said that it is over: what has come is still delivered.
     is_finishing: bool,
+    /// Of one with two ends: that of what comes.
+    inbound_end: InboundEnd,
+    /// And that of what goes: the descriptor gives no more, which was said.
+    is_exhausted: bool,
+}
+
+/// How far the bytes that come are at their end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InboundEnd {
+    /// There may be more of them.
+    Open,
+    /// There will be no more of them.
+    Known,
+    /// The descriptor has all of them, and was told.
+    Told,
 }
 
 impl Channel {
@@ -57,7 +75,16 @@ impl Channel {
 
     fn new(local: Option<(OwnedFd, Flow)>) -> Self {
         let credit = i64::try_from(WINDOW).expect("a window is small");
-        Self { local, inbound: VecDeque::new(), credit, owed: 0, passed: 0, is_finishing: false }
+        Self {
+            local,
+            inbound: VecDeque::new(),
+            credit,
+            owed: 0,
+            passed: 0,
+            is_finishing: false,
+            inbound_end: InboundEnd::Open,
+            is_exhausted: false,
+        }
     }
 
     /// What to wait for, if the stream is clear for more. A descriptor of which nothing is wanted is not looked at: its
@@ -65,7 +92,8 @@ impl Channel {
     pub fn interest(&self, is_clear: bool) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let (local, flow) = self.local.as_ref()?;
         let mut flags = PollFlags::empty();
-        flags.set(PollFlags::POLLIN, *flow != Flow::In && is_clear && self.credit > 0 && !self.is_finishing);
+        let may_send = is_clear && self.credit > 0 && !self.is_finishing && !self.is_exhausted;
+        flags.set(PollFlags::POLLIN, *flow != Flow::In && may_send);
         flags.set(PollFlags::POLLOUT, !self.inbound.is_empty());
         (!flags.is_empty()).then(|| (local.as_fd(), flags))
     }
@@ -113,6 +141,11 @@ impl Channel {
             }
         }
         self.passed += delivered as u64;
+        if self.inbound.is_empty() && self.inbound_end == InboundEnd::Known {
+            self.inbound_end = InboundEnd::Told;
+            // One that is gone needs not be told.
+            let _ = shutdown(local.as_raw_fd(), Shutdown::Write);
+        }
         Ok(delivered)
     }
 
@@ -121,9 +154,9 @@ impl Channel {
     /// # Errors
     /// Those of read(2); `EPIPE` if there will be none any more.
     pub fn collect(&mut self) -> nix::Result<Option<Vec<u8>>> {
-        let Some((local, Flow::Out | Flow::Both)) = &self.local else { return Ok(None) };
+        let Some((local, Flow::Out | Flow::Both | Flow::Duplex)) = &self.local else { return Ok(None) };
         let most = usize::try_from(self.credit).unwrap_or(0).min(CHUNK);
-        if most == 0 || self.is_finishing {
+        if most == 0 || self.is_finishing || self.is_exhausted {
             return Ok(None);
         }
         let mut chunk = vec![0; most];
@@ -140,6 +173,19 @@ impl Channel {
         }
     }
 
+    /// The descriptor is at its end. Answers whether the other direction has one of its own.
+    pub fn end_outbound(&mut self) -> bool {
+        self.is_exhausted = true;
+        matches!(self.local, Some((_, Flow::Duplex)))
+    }
+
+    /// The other side sends no more, and may still be sent to.
+    pub fn end_inbound(&mut self) {
+        if self.inbound_end == InboundEnd::Open {
+            self.inbound_end = InboundEnd::Known;
+        }
+    }
+
     /// The other side has nothing more to say. Answers whether it is over at once.
     pub fn finish(&mut self) -> bool {
         self.is_finishing = true;
@@ -148,7 +194,8 @@ impl Channel {
 
     /// It is over, and all that came is delivered.
     pub fn is_finished(&self) -> bool {
-        self.is_finishing && self.inbound.is_empty()
+        let are_both_ended = self.is_exhausted && self.inbound_end == InboundEnd::Told;
+        self.inbound.is_empty() && (self.is_finishing || are_both_ended)
     }
 
     /// Bytes that are in the descriptor, to be read.

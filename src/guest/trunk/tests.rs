@@ -157,6 +157,69 @@ fn what_is_said_at_once_on_a_connection_that_is_opened_waits_for_it() {
     assert_eq!(&question, b"question");
 }
 
+/// A connection whose two ends are joined; far ends as the test holds them.
+fn connected(pair: &mut Pair, channel: u32) -> (UnixStream, UnixStream) {
+    let ((client, near), (server, far)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+    pair.near.join(channel, near.into(), Flow::Duplex).unwrap();
+    pair.far.join(channel, far.into(), Flow::Duplex).unwrap();
+    (client, server)
+}
+
+#[test]
+fn each_direction_of_a_connection_has_its_own_end() {
+    let mut pair = Pair::new();
+    let (mut client, mut server) = connected(&mut pair, 5);
+    client.write_all(b"question").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    pair.settle();
+    let mut question = String::new();
+    server.read_to_string(&mut question).unwrap();
+    assert_eq!(question, "question");
+    server.write_all(b"answer").unwrap();
+    pair.settle();
+    assert!(pair.near.passed(5).is_some(), "it goes on the other way");
+    drop(server);
+    pair.settle();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "answer");
+    assert_eq!((pair.near.passed(5), pair.far.passed(5)), (None, None));
+}
+
+#[test]
+fn who_leaves_a_connection_ends_it_for_the_other() {
+    let mut pair = Pair::new();
+    let (mut client, server) = connected(&mut pair, 5);
+    drop(server);
+    pair.settle();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    client.write_all(b"nobody reads it").unwrap();
+    pair.settle();
+    assert_eq!((pair.near.passed(5), pair.far.passed(5)), (None, None));
+    assert_eq!(client.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn what_was_accepted_waits_to_be_adopted_with_its_end() {
+    let mut pair = Pair::new();
+    let (mut client, inside) = UnixStream::pair().unwrap();
+    let accepted = Accepted { channel: GUESTS, port: 80 };
+    pair.far.join(GUESTS, inside.into(), Flow::Duplex).unwrap();
+    pair.far.say_accepted(accepted);
+    client.write_all(b"hello").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    pair.settle();
+    assert_eq!((pair.near.happened(), pair.near.accepted()), (Some(Happened::Accepted(accepted)), 1));
+    let (mut daemon, ours) = UnixStream::pair().unwrap();
+    pair.near.adopt(GUESTS, ours.into(), Flow::Duplex).unwrap();
+    let mut said = String::new();
+    daemon.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "hello");
+    drop(daemon);
+    pair.settle();
+    assert_eq!((pair.near.accepted(), pair.far.accepted()), (0, 0));
+}
+
 #[test]
 fn more_than_there_is_room_for_ends_the_trunk() {
     let mut pair = Pair::new();

@@ -12,7 +12,7 @@ pub struct ToGuest {
     #[prost(uint32, tag = "2")]
     pub fds: u32,
     /// What is asked.
-    #[prost(oneof = "to_guest::Body", tags = "3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "to_guest::Body", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub body: Option<to_guest::Body>,
 }
 
@@ -45,6 +45,12 @@ pub mod to_guest {
         /// Answered by `SocketMade` or `Refused`.
         #[prost(message, tag = "10")]
         Listen(super::Listen),
+        /// Answered by `SocketMade` or `Refused`.
+        #[prost(message, tag = "11")]
+        Connect(super::Connect),
+        /// Answered by `Done` or `Refused`.
+        #[prost(message, tag = "12")]
+        Resize(super::Resize),
     }
 }
 
@@ -127,7 +133,8 @@ pub struct Spawn {
     /// above the run, so that [`Sweep`] finds what it leaves.
     #[prost(bool, tag = "9")]
     pub cgroup: bool,
-    /// Of a run whose output is carried by a trunk: its channels. No descriptors come with it then.
+    /// Of a run whose output is carried by a trunk: its channels, stdout's for both ways of a terminal. No descriptors come
+    /// with it then.
     #[prost(message, optional, tag = "10")]
     pub channels: Option<Channels>,
 }
@@ -244,11 +251,34 @@ pub struct Listen {
     pub port: u32,
 }
 
+/// Connects to a port of the loopback, where no socket gets out: what comes back is one whose bytes are carried. Only of
+/// a guest behind a trunk; others have [`MakeSocket`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Connect {
+    /// 1 to 65535.
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    /// The channel of the connection, which the relay chooses.
+    #[prost(uint32, tag = "2")]
+    pub channel: u32,
+}
+
+/// Gives the terminal of a run another size. Of a terminal whose master the daemon has, it needs not ask.
+#[derive(Clone, PartialEq, Message)]
+pub struct Resize {
+    /// The run.
+    #[prost(string, tag = "1")]
+    pub run: String,
+    /// The size; always set.
+    #[prost(message, optional, tag = "2")]
+    pub size: Option<PtySize>,
+}
+
 /// A socket was made. Brings it.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct SocketMade {}
 
-/// A run has begun. Brings the terminal's master, if one was asked for.
+/// A run has begun. Brings the terminal's master, if one was asked for, or a socket that stands for it.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Spawned {
     /// Process id of the leader inside the sandbox.
@@ -291,7 +321,7 @@ pub enum Step {
     Gone = 8,
     /// Executing the program: it is there, and its interpreter is not.
     Interpreter = 9,
-    /// Making a socket, or listening on it.
+    /// Making a socket, listening on it, or connecting it.
     Socket = 10,
 }
 

@@ -8,7 +8,7 @@ use super::Purpose;
 #[derive(Clone, PartialEq, Message)]
 pub struct Packet {
     /// What is said.
-    #[prost(oneof = "packet::Body", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "packet::Body", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub body: Option<packet::Body>,
 }
 
@@ -32,6 +32,12 @@ pub mod packet {
         /// No more of them.
         #[prost(message, tag = "5")]
         Close(super::Close),
+        /// No more of them this way.
+        #[prost(message, tag = "6")]
+        End(super::End),
+        /// A connection from inside.
+        #[prost(message, tag = "7")]
+        Accepted(super::Accepted),
     }
 }
 
@@ -83,3 +89,25 @@ pub struct Close {
     #[prost(uint32, tag = "1")]
     pub channel: u32,
 }
+
+/// Whoever says this sends no more bytes of a channel that goes both ways; the other side may.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct End {
+    /// The channel.
+    #[prost(uint32, tag = "1")]
+    pub channel: u32,
+}
+
+/// A channel is a connection from inside to a port on which the guest listens.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Accepted {
+    /// The channel; chosen by the guest, from [`GUESTS`] on.
+    #[prost(uint32, tag = "1")]
+    pub channel: u32,
+    /// The port.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+}
+
+/// The first channel that the guest may choose; those below are the relay's.
+pub const GUESTS: u32 = 1 << 31;

@@ -313,8 +313,9 @@ fn look(source: BorrowedFd<'_>) -> Result<Option<Step>, Errno> {
 fn read(source: BorrowedFd<'_>, scratch: &mut [u8], room: usize) -> Result<Step, Errno> {
     let size = room.min(scratch.len());
     match unistd::read(source, &mut scratch[..size]) {
-        // EIO is how the master of a terminal says that nobody has the other side open any more.
-        Ok(0) | Err(Errno::EIO) => Ok(Step::End),
+        // EIO is how the master of a terminal says that nobody has the other side open any more. A socket that stands for
+        // one says so by ECONNRESET if something was typed that nobody has read.
+        Ok(0) | Err(Errno::EIO | Errno::ECONNRESET) => Ok(Step::End),
         Ok(count) => Ok(Step::Moved(count)),
         Err(errno) => Err(errno),
     }
