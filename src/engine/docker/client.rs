@@ -15,6 +15,8 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
+use hyper::Uri;
+use hyper::http::uri::PathAndQuery;
 use tokio::time::timeout;
 
 use crate::engine::EngineError;
@@ -50,6 +52,11 @@ impl Client {
         let docker = docker.map_err(|error| unavailable(&step, error))?;
         let negotiated = timeout(LOOK_DEADLINE, docker.negotiate_version()).await;
         let docker = negotiated.map_err(|_| late(&step))?.map_err(|error| unavailable(&step, error))?;
+        let prefix = format!("/v{}", docker.client_version());
+        let docker = docker.with_request_modifier(move |mut request| {
+            *request.uri_mut() = below(&prefix, request.uri());
+            request
+        });
         Ok(Self { docker })
     }
 
@@ -185,6 +192,14 @@ impl Client {
         };
         call(&format!("wait until the container is {condition}"), deadline, answered).await
     }
+}
+
+/// What is asked for, in a version of the API: bollard leaves that out, and then Docker speaks its newest.
+fn below(prefix: &str, uri: &Uri) -> Uri {
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = format!("{prefix}{path}").parse().ok();
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
 /// Waits for a call, but not longer than its deadline.
