@@ -10,7 +10,6 @@ use handsd::api::proto::{
 };
 use tonic::Code;
 
-use support::engine::has_terminals;
 use support::{
     Daemon, Options, SOON, Sandbox, argv, duration, eventually, expect, fault, field, holders, process, reason,
     refusal, shell,
@@ -126,9 +125,6 @@ async fn an_end_that_nobody_heard_is_heard_by_the_next_daemon_and_kept_for_those
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_goes_on() {
-    if !has_terminals() {
-        return;
-    }
     let Some(mut daemon) = Daemon::start().await else { return };
     let sandbox = daemon.sandbox().await;
     let pty = Some(Pty { rows: 24, cols: 80, ..Pty::default() });

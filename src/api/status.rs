@@ -325,7 +325,8 @@ fn raw(error: &io::Error) -> i32 {
 /// A run that the guest could not start: the caller's doing, or the sandbox's.
 fn refused(step: Step, errno: i32, message: String) -> Fault {
     if (step, errno) == (Step::Pty, libc::EOPNOTSUPP) {
-        let message = "there are no terminals where guests are reached by stdio: this node's runtime lets no socket in";
+        let message = "an earlier version made this sandbox, which had no terminals where guests are reached by stdio; one \
+                       that is made now has";
         return Fault::new(Code::FailedPrecondition, ErrorReason::TerminalUnsupported, message).about("pty");
     }
     let (code, reason, field) = match (step, errno) {

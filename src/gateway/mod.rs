@@ -21,12 +21,12 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::credential::Credentials;
 use crate::ids::{CredentialId, SessionId};
+use crate::network::Listener;
 
 mod models;
 mod provider;
@@ -69,7 +69,7 @@ pub struct Gateway {
 impl Gateway {
     /// A door at this listener. Whoever opens it runs the server, which ends when the door is closed.
     #[must_use]
-    pub fn open(listener: TcpListener, models: Arc<Models>, grant: Grant) -> (Self, Server) {
+    pub fn open(listener: Listener, models: Arc<Models>, grant: Grant) -> (Self, Server) {
         let (sender, tally) = watch::channel(Usage::default());
         let closed = CancellationToken::new();
         let server = Server::new(listener, models, grant, sender, closed.clone());

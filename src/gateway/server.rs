@@ -14,7 +14,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use reqwest::header::CONTENT_TYPE;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -26,6 +25,7 @@ use super::models::{Models, Question};
 use super::provider::{answered, asked};
 use super::refusal::Refusal;
 use super::usage::Reading;
+use crate::network::{Listener, Stream};
 use crate::seal::Secret;
 use crate::telemetry::chain;
 
@@ -43,7 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the connections of one brain.
 pub struct Server {
-    listener: TcpListener,
+    listener: Listener,
     desk: Arc<Desk>,
     closed: CancellationToken,
 }
@@ -57,7 +57,7 @@ struct Desk {
 
 impl Server {
     pub(super) fn new(
-        listener: TcpListener,
+        listener: Listener,
         models: Arc<Models>,
         grant: Grant,
         tally: watch::Sender<Usage>,
@@ -75,7 +75,7 @@ impl Server {
                     connections.join_next().await;
                 }
                 match self.listener.accept().await {
-                    Ok((socket, _)) => {
+                    Ok(socket) => {
                         connections.spawn(connection(Arc::clone(&self.desk), socket));
                     }
                     Err(error) => {
@@ -92,7 +92,7 @@ impl Server {
     }
 }
 
-async fn connection(desk: Arc<Desk>, socket: TcpStream) {
+async fn connection(desk: Arc<Desk>, socket: Stream) {
     let session = desk.grant.session.clone();
     let service = service_fn(move |request| {
         let desk = Arc::clone(&desk);

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::IntoResponse;
 use axum::routing::any;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
@@ -61,7 +62,7 @@ async fn door(tasks: &mut JoinSet<()>, base_url: String, tokens: Option<u64>) ->
         credential: Some(credential),
         tokens,
     };
-    let (gateway, server) = Gateway::open(listener, Arc::new(Models::new(settings)), grant);
+    let (gateway, server) = Gateway::open(listener.into(), Arc::new(Models::new(settings)), grant);
     (gateway, server, format!("http://{address}"))
 }
 

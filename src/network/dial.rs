@@ -4,10 +4,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::inside::Stream;
 use crate::guest::client::{Guest, GuestError};
+use crate::guest::wire::Step;
 
 /// How long a server inside may take to have a place for a connection. The loopback itself answers at once; one whose
 /// backlog is full has something to do first.
@@ -28,7 +31,7 @@ pub enum ConnectError {
         /// Which.
         port: u16,
     },
-    /// The guest made no socket.
+    /// The guest made no socket, or no connection.
     #[error("make a socket inside")]
     Guest(#[source] GuestError),
     /// The kernel did not connect it.
@@ -43,7 +46,28 @@ pub enum ConnectError {
 }
 
 /// Connects to a port of the loopback, whichever of its addresses a server has.
-pub async fn connect(guest: &Guest, port: u16) -> Result<TcpStream, ConnectError> {
+pub async fn connect(guest: &Guest, port: u16) -> Result<Stream, ConnectError> {
+    match connect_to_any(guest, port).await {
+        Err(ConnectError::Guest(unsupported @ GuestError::Refused { errno: Errno::EOPNOTSUPP, .. })) => {
+            carried(guest, port, unsupported).await
+        }
+        connected => connected.map(Stream::from),
+    }
+}
+
+/// The same where no socket gets out: the guest connects, and what comes back carries the bytes. One of an earlier version
+/// cannot, as it has said.
+async fn carried(guest: &Guest, port: u16, unsupported: GuestError) -> Result<Stream, ConnectError> {
+    let socket = guest.connect_to(port).await.map_err(|error| match error {
+        GuestError::Refused { errno: Errno::ECONNREFUSED, .. } => ConnectError::Closed { port },
+        GuestError::Refused { errno: Errno::ETIMEDOUT, .. } | GuestError::Silent => ConnectError::Silent { port },
+        GuestError::Refused { step: Step::Request, .. } => ConnectError::Guest(unsupported),
+        error => ConnectError::Guest(error),
+    })?;
+    Stream::carried(socket).map_err(|source| ConnectError::Socket { port, source })
+}
+
+async fn connect_to_any(guest: &Guest, port: u16) -> Result<TcpStream, ConnectError> {
     match connect_to(guest, Ipv4Addr::LOCALHOST.into(), port).await {
         Err(ConnectError::Closed { .. }) => match connect_to(guest, Ipv6Addr::LOCALHOST.into(), port).await {
             // A sandbox without IPv6.

@@ -15,10 +15,11 @@
 //! | `usage` | what was sent and got |
 //! | [`silence`] | how long a peer may be silent before it is taken for gone |
 //! | `dial` | connecting to a port inside |
+//! | `inside` | what such connections are, and those from inside |
 //! | `ports` | which ports are listened on inside |
 //!
 //! In is the same in every mode: the guest makes a socket inside, and the daemon connects it (see
-//! `guest::agent::sockets`).
+//! `guest::agent::sockets`). Where no socket gets out, the guest connects it too, and its bytes are carried.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,7 +27,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +41,7 @@ use secrets::Secrets;
 pub use authority::{Authority, AuthorityError};
 pub use dial::ConnectError;
 pub use dns::Resolver;
+pub use inside::{Listener, Stream};
 pub use outside::{Outside, OutsideError};
 pub use ports::{Port, PortChange, port_changes};
 pub use refusal::{REFUSED_V4, Refusal};
@@ -49,6 +50,7 @@ pub use usage::{Counted, Counter, Usage};
 mod authority;
 mod dial;
 mod dns;
+mod inside;
 mod outside;
 pub mod pace;
 pub mod policy;
@@ -191,7 +193,7 @@ impl Network {
     ///
     /// # Errors
     /// See [`NetworkError`].
-    pub async fn listen(&self, port: u16) -> Result<TcpListener, NetworkError> {
+    pub async fn listen(&self, port: u16) -> Result<Listener, NetworkError> {
         listen(&self.shared.guest, port).await
     }
 
@@ -200,7 +202,7 @@ impl Network {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub async fn connect(&self, port: u16) -> Result<TcpStream, ConnectError> {
+    pub async fn connect(&self, port: u16) -> Result<Stream, ConnectError> {
         dial::connect(&self.shared.guest, port).await
     }
 
@@ -244,9 +246,9 @@ impl Network {
     }
 }
 
-async fn listen(guest: &Guest, port: u16) -> Result<TcpListener, NetworkError> {
+async fn listen(guest: &Guest, port: u16) -> Result<Listener, NetworkError> {
     let listener = guest.listen(port).await.map_err(|source| NetworkError::Guest { port, source })?;
-    TcpListener::from_std(listener.into()).map_err(NetworkError::Listener)
+    Listener::new(listener).map_err(NetworkError::Listener)
 }
 
 /// The variables by which programs find the proxy. ALL_PROXY has the HTTP one as well: there are clients that refuse to

@@ -10,12 +10,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::idle::Lease;
 use super::{Sandbox, SandboxError};
-use crate::network::ConnectError;
+use crate::network::{ConnectError, Stream};
 
 /// How long a sandbox stays awake for an answer that does not come. Longer than servers take over a request that somebody
 /// waits for.
@@ -40,7 +39,7 @@ pub enum ForwardError {
 
 /// A connection to a port of a sandbox.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     sandbox: Sandbox,
     answer: Answer,
 }
@@ -56,7 +55,7 @@ enum Answer {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, sandbox: Sandbox) -> Self {
+    pub(super) fn new(stream: Stream, sandbox: Sandbox) -> Self {
         Self { stream, sandbox, answer: Answer::None }
     }
 

@@ -19,7 +19,7 @@ use super::state::{FailureKind, Phase};
 use super::{
     DEFAULT_WORKSPACE, Defaults, ORDERS, Profile, Sandbox, SandboxError, Snapshot, Wish, first_limits, not_kept,
 };
-use crate::engine::{Engine, EngineError, Limits, Passage};
+use crate::engine::{Engine, Limits};
 use crate::ids::SandboxId;
 use crate::network::policy::Policy;
 use crate::network::secrets::{self, Binding, MAX_SECRETS, Secrets};
@@ -159,9 +159,6 @@ impl Sandboxes {
         }
         let limits = first_limits(wish.limits, defaults.limits, engine.support());
         let policy = defaults.network.choose(wish.network.clone()).map_err(SandboxError::Network)?;
-        if matches!(policy, Policy::Proxy(_)) && engine.passage() == Passage::Stdio {
-            return Err(no_proxy());
-        }
         let secrets = secrets_of(&policy, &secrets)?;
         let mut profile = Profile { secret_env: env.names(), ..self.profile(&wish) };
         let ready = self.shared.reserve.take(&profile.spec(limits, &policy));
@@ -363,12 +360,6 @@ fn digest(sealer: &Sealer, secrets: &[Binding], env: &SecretEnv) -> String {
         digest.push_str(&sealer.digest("sandbox/env", &env.bytes()));
     }
     digest
-}
-
-/// The proxy listens on a socket that the guest passes.
-fn no_proxy() -> SandboxError {
-    let lack = "the node reaches its guests by stdio, which passes no sockets".to_owned();
-    SandboxError::Create(Arc::new(EngineError::NetworkUnsupported { mode: "proxy", lack }))
 }
 
 /// The secrets of a new sandbox, if it is to have any.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::brains::Brains;
@@ -15,8 +14,8 @@ use crate::gateway::{self, Provider};
 use crate::hands::Hands;
 use crate::ids::{SandboxId, SessionId};
 use crate::image::ImageRef;
-use crate::network::NetworkError;
 use crate::network::policy::Policy;
+use crate::network::{Listener, NetworkError};
 use crate::runtime::cage::{self, CageError};
 use crate::runtime::process::{Process, ProcessError, Writer};
 use crate::runtime::{Brain, Kind};
@@ -56,7 +55,7 @@ pub enum HouseError {
 #[derive(Debug)]
 pub struct Door {
     /// Where the brain asks.
-    pub listener: TcpListener,
+    pub listener: Listener,
     /// Who answers.
     pub provider: Provider,
 }

@@ -28,6 +28,9 @@ use support::{
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../network/inside.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod inside;
 mod settings;
 mod stdio;
 

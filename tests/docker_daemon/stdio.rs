@@ -5,9 +5,14 @@ use std::process::Command;
 use std::time::Instant;
 
 use handsd::api::proto::input_request::Input;
-use handsd::api::proto::{BashRequest, Eof, Pty};
+use handsd::api::proto::network::Mode;
+use handsd::api::proto::{BashRequest, Eof, Network, Pty, Resize};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
+use super::inside::{Forward, ports};
 use super::support::duration;
 use super::support::engine::STDIO;
 use super::*;
@@ -18,6 +23,14 @@ const BIG_SIZE: usize = 112_500_000;
 
 async fn reached_by_stdio() -> Option<(Arc<Dockerd>, Daemon)> {
     start_configured(&[], STDIO).await
+}
+
+fn on_terminal(line: &str) -> BashRequest {
+    BashRequest { pty: Some(Pty { rows: 24, cols: 80, ..Pty::default() }), ..shell(line) }
+}
+
+async fn type_in(sandbox: &Sandbox, run: &str, text: &str) {
+    sandbox.input(run, vec![Input::Data(text.as_bytes().to_vec().into())]).await.unwrap();
 }
 
 /// The sum of what it writes.
@@ -34,7 +47,7 @@ fn relay(daemon: &Daemon, sandbox: &Sandbox) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runs_files_and_input_work_without_a_socket_and_what_does_not_says_so() {
+async fn runs_files_and_input_work_without_a_socket() {
     let Some((dockerd, daemon)) = reached_by_stdio().await else { return };
     assert_eq!(daemon.node().info(NodeInfoRequest {}).await.unwrap().into_inner().guest_passage, "stdio");
     let sandbox = daemon.sandbox().await;
@@ -56,10 +69,6 @@ async fn runs_files_and_input_work_without_a_socket_and_what_does_not_says_so() 
         assert!(files.read("file").await.unwrap() == content, "{size}");
     }
     assert_eq!(sandbox.read("stat -c %s file; ls | wc -l").await, "4194305\n1");
-
-    let terminal = BashRequest { pty: Some(Pty { rows: 24, cols: 80, ..Pty::default() }), ..shell("true") };
-    let refused = refusal(sandbox.start(terminal).await.map(|run| run.id().to_owned()));
-    assert_eq!(refused, fault(Code::FailedPrecondition, ErrorReason::TerminalUnsupported));
 
     let relay = relay(&daemon, &sandbox);
     sandbox.destroy().await.unwrap();
@@ -129,4 +138,118 @@ async fn a_sandbox_without_a_socket_sleeps_and_wakes_and_is_started_again_when_i
         expect(read.stdout_text() == "kept\n", "not yet")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_typed_in_and_resized_and_goes_on_when_its_daemon_dies() {
+    let Some((_dockerd, mut daemon)) = reached_by_stdio().await else { return };
+    let sandbox = daemon.sandbox().await;
+    let line = "stty size; tty; trap 'stty size' WINCH; echo ready; \
+                while ! read line; do :; done; echo \"<$line>\"; (sleep 0.2; echo late) & exit 3";
+    let mut run = sandbox.start(on_terminal(line)).await.unwrap();
+    let said = run.read_until("ready\r\n").await.unwrap();
+    assert!(said.starts_with("24 80\r\n/dev/pts/"), "{said:?}");
+    sandbox.input(run.id(), vec![Input::Resize(Resize { rows: 30, cols: 100 })]).await.unwrap();
+    // The shell hears of it when its read is over.
+    type_in(&sandbox, run.id(), "\x04").await;
+    run.read_until("30 100\r\n").await.unwrap();
+    daemon.kill_and_restart().await;
+    let sandbox = sandbox.through(&daemon);
+    type_in(&sandbox, run.id(), "hello\n").await;
+    let outcome = sandbox.attach(run.id(), 0).await.unwrap().finish().await.unwrap();
+    assert!(outcome.stdout_text().contains("hello\r\n<hello>\r\n"), "{:?}", outcome.stdout_text());
+    assert_eq!((outcome.code(), outcome.stderr.len()), (Some(3), 0));
+
+    let mut shell = sandbox.start(on_terminal("exec bash --norc --noprofile -i")).await.unwrap();
+    type_in(&sandbox, shell.id(), "PS1=; echo up$((1 + 1)); sleep 1000\n").await;
+    shell.read_until("up2\r\n").await.unwrap();
+    eventually(SOON, || async {
+        let processes = sandbox.processes().await;
+        expect(processes.iter().any(|line| line == "sleep 1000"), format!("{processes:?}"))
+    })
+    .await;
+    type_in(&sandbox, shell.id(), "\x03").await;
+    type_in(&sandbox, shell.id(), "echo code$?\n").await;
+    shell.read_until("code130\r\n").await.unwrap();
+    sandbox.input(shell.id(), vec![Input::Eof(Eof {})]).await.unwrap();
+    assert_eq!(shell.finish().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_output_of_a_terminal_comes_whole_and_what_nobody_reads_of_the_input_is_no_loss() {
+    let Some((_dockerd, daemon)) = reached_by_stdio().await else { return };
+    let sandbox = daemon.sandbox().await;
+    let run = sandbox.start(on_terminal("stty -onlcr -echo; echo ready; sleep 0.2; seq 200000")).await.unwrap();
+    type_in(&sandbox, run.id(), "nobody reads it\n").await;
+    let outcome = run.finish().await.unwrap();
+    let written = Command::new("seq").arg("200000").output().unwrap().stdout;
+    assert!(outcome.stdout.ends_with(&written), "{} bytes", outcome.stdout.len());
+    assert_eq!((outcome.code(), outcome.reason()), (Some(0), Reason::Exited));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_inside_are_reached_without_a_socket_and_each_direction_has_its_own_end() {
+    let Some((_dockerd, mut daemon)) = reached_by_stdio().await else { return };
+    let sandbox = daemon.sandbox().await;
+    let closed = Forward::open(&daemon, &sandbox, 3000).await.err().unwrap();
+    assert_eq!((closed.code(), reason(&closed).as_str()), (Code::FailedPrecondition, "PORT_CLOSED"));
+    sandbox.bash("busybox nc -ll -p 3000 -e sh -c 'cat; echo bye' >/dev/null 2>&1 &").await;
+    eventually(SOON, || async {
+        let open = ports(&daemon, &sandbox).await;
+        expect(open.iter().any(|(port, _)| *port == 3000), format!("{open:?}"))
+    })
+    .await;
+    let sent: Vec<u8> = (0..1_000_000_u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
+    let mut forward = Forward::open(&daemon, &sandbox, 3000).await.unwrap();
+    let mut received = Vec::new();
+    for chunk in sent.chunks(100_000) {
+        forward.send(chunk).await;
+        received.extend(forward.read(chunk.len()).await);
+    }
+    assert!(received == sent, "the bytes are the same");
+    forward.finish();
+    assert_eq!(forward.read_to_end().await, b"bye\n");
+    assert!(forward.next().await.unwrap().is_none(), "the call is over when both directions are");
+
+    daemon.kill_and_restart().await;
+    let sandbox = sandbox.through(&daemon);
+    let open: Vec<_> = futures_util::future::join_all((0..20).map(|_| Forward::open(&daemon, &sandbox, 3000))).await;
+    for (number, forward) in open.into_iter().enumerate() {
+        let (mut forward, word) = (forward.unwrap(), format!("word {number}"));
+        forward.send(word.as_bytes()).await;
+        assert_eq!(forward.read(word.len()).await, word.as_bytes());
+    }
+}
+
+/// A server of the world, which answers every request with a word; its port. It ends with the tasks.
+async fn world(tasks: &mut JoinSet<()>, word: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tasks.spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let _ = client.read(&mut head).await;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{word}", word.len());
+            let _ = client.write_all(head.as_bytes()).await;
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_is_reached_from_inside_without_a_socket_and_holds_the_sandbox_to_its_list() {
+    let mut tasks = JoinSet::new();
+    let (listed, other) = (world(&mut tasks, "listed").await, world(&mut tasks, "other").await);
+    let config = format!("[network]\nreachable = ['127.0.0.0/8']\n{STDIO}");
+    let Some((_dockerd, mut daemon)) = start_configured(&[], &config).await else { return };
+    let network = Some(Network { mode: Mode::Proxy.into(), allow: vec![format!("localhost:{listed}")] });
+    let sandbox = Sandbox::create(&daemon, CreateSandboxRequest { network, ..Default::default() }).await.unwrap();
+    let get = |port: u16| format!("busybox wget -q -O - http://localhost:{port}/ 2>&1");
+    assert_eq!(sandbox.read(&get(listed)).await, "listed");
+    let refused = sandbox.bash(&get(other)).await;
+    assert!(refused.code() != Some(0) && !refused.stdout_text().contains("other"), "{refused:?}");
+    assert_eq!(ports(&daemon, &sandbox).await, [], "the proxy's own is not told");
+    daemon.kill_and_restart().await;
+    assert_eq!(sandbox.through(&daemon).read(&get(listed)).await, "listed");
 }

@@ -35,14 +35,6 @@ fn is_stdio() -> bool {
     std::env::var("HANDSD_TEST_ENGINE").is_ok_and(|engine| engine == "docker-stdio")
 }
 
-/// Whether runs can have terminals; says that a test is skipped if they cannot.
-pub fn has_terminals() -> bool {
-    if is_stdio() {
-        println!("skipped: no terminals where guests are reached by stdio");
-    }
-    !is_stdio()
-}
-
 /// The configuration of a daemon, with what the tests are run with.
 pub fn configuration(config: &str) -> String {
     if is_stdio() && !config.contains("[engine.docker]") { format!("{config}\n{STDIO}") } else { config.to_owned() }

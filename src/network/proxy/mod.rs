@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -35,6 +35,7 @@ use super::policy::Policy;
 use super::relay::{Moved, relay};
 use super::secrets::{Binding, Carriage, Secrets};
 use super::target::Target;
+use super::{Listener, Stream};
 use crate::ids::SandboxId;
 use crate::metrics::{Peer, metrics};
 use crate::telemetry::chain;
@@ -135,7 +136,7 @@ impl Denied {
 
 impl Proxy {
     /// Serves connections until it is told to stop; they end then.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+    pub async fn serve(self, listener: Listener, stop: CancellationToken) {
         let mut connections = JoinSet::new();
         let serving = async {
             loop {
@@ -143,7 +144,7 @@ impl Proxy {
                     connections.join_next().await;
                 }
                 match listener.accept().await {
-                    Ok((socket, _)) => {
+                    Ok(socket) => {
                         connections.spawn(self.clone().connection(socket));
                     }
                     Err(error) => {
@@ -161,7 +162,7 @@ impl Proxy {
         connections.shutdown().await;
     }
 
-    async fn connection(self, mut client: TcpStream) {
+    async fn connection(self, mut client: Stream) {
         let served = self.serve_one(&mut client).await;
         if let Err(error) = served {
             // A client may leave whenever it likes.
@@ -169,9 +170,9 @@ impl Proxy {
         }
     }
 
-    async fn serve_one(&self, client: &mut TcpStream) -> io::Result<()> {
+    async fn serve_one(&self, client: &mut Stream) -> io::Result<()> {
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing was asked for in time");
-        client.set_nodelay(true)?;
+        client.set_nodelay()?;
         let mut first = [0];
         let peeked = timeout(HEAD_DEADLINE, client.peek(&mut first)).await.map_err(late)??;
         if peeked == 0 {
@@ -224,7 +225,7 @@ impl Proxy {
         connected
     }
 
-    async fn read_head(&self, client: &mut TcpStream) -> io::Result<Result<Asked, BadRequest>> {
+    async fn read_head(&self, client: &mut Stream) -> io::Result<Result<Asked, BadRequest>> {
         let secrets = self.secrets.borrow().clone();
         let extras = |target: &Target| {
             secrets.as_ref().map_or_else(Vec::new, |secrets| extras(secrets, target, Carriage::Plain))
@@ -235,7 +236,7 @@ impl Proxy {
     /// Serves the one request of a tunnel to a name that a secret is bound to, in TLS or without.
     async fn read_tunnel(
         &self,
-        client: &mut TcpStream,
+        client: &mut Stream,
         host: TcpStream,
         asked: Asked,
         secrets: &Secrets,
@@ -339,6 +340,7 @@ async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), answer: &[u8
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
     use tokio::time::Instant;
 
     use super::*;
@@ -356,7 +358,7 @@ mod tests {
             traffic: Arc::default(),
         };
         let mut serving = JoinSet::new();
-        serving.spawn(proxy.serve(listener, CancellationToken::new()));
+        serving.spawn(proxy.serve(listener.into(), CancellationToken::new()));
         for request in [&b""[..], b"CONNECT a.com", b"GET http://a.com/ HTTP/1.1\r\n", b"\x05\xff"] {
             let began = Instant::now();
             let mut client = TcpStream::connect(address).await.unwrap();
