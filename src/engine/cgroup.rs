@@ -57,6 +57,8 @@ pub struct Tree {
 pub struct Sandbox {
     /// In the version 2 tree.
     unified: PathBuf,
+    /// Runs can be placed there; else it is good for the kernel's counts only.
+    takes_runs: bool,
     /// In the version 1 trees of the controllers that limit something.
     v1: Vec<PathBuf>,
     /// Where the kernel counts processes that it killed for want of memory.
@@ -149,7 +151,7 @@ impl Tree {
         };
         let file = |name: &str| memory.map(|mount| mount.join(&below).join(name));
         let reclaim = file(reclaim.0).map(|path| (path, reclaim.1));
-        Sandbox { unified, v1, oom_counter: file(counter), reclaim, owner }
+        Sandbox { unified, takes_runs: true, v1, oom_counter: file(counter), reclaim, owner }
     }
 
     /// The sandboxes that have a cgroup.
@@ -220,6 +222,12 @@ impl Sandbox {
                 Err(error)
             }
         }
+    }
+
+    /// Whether runs can have cgroups in it.
+    #[must_use]
+    pub fn takes_runs(&self) -> bool {
+        self.takes_runs
     }
 
     /// A run's cgroup as it is named, made or not.

@@ -81,6 +81,8 @@ pub struct Docker {
     sandboxes: PathBuf,
     guest: PathBuf,
     cgroups: Option<cgroup::Containers>,
+    /// Runs can be placed in cgroups from outside.
+    is_placed: bool,
     node: Node,
     /// Or why there is none.
     nat: Result<Nat, String>,
@@ -114,9 +116,8 @@ impl Docker {
         // Another runtime's processes are not processes of this kernel, or not ones that it lets be placed.
         let is_shared_kernel = matches!(settings.runtime.as_deref(), None | Some("runc" | "crun"));
         let is_placed = is_shared_kernel && node.root.0 == 0 && settings.passage() == Passage::Socket;
-        let cgroups = cgroups.filter(|_| is_placed);
         let (instance, nat) = (instance.to_owned(), Err("it is not configured".to_owned()));
-        Ok(Self { client, images, settings, instance, sandboxes, guest, cgroups, node, nat })
+        Ok(Self { client, images, settings, instance, sandboxes, guest, cgroups, is_placed, node, nat })
     }
 
     /// Lets sandboxes have addresses of their own, or says why they cannot.
@@ -213,7 +214,9 @@ impl Docker {
     }
 
     fn cgroup(&self, id: &SandboxId, pid: u32) -> Option<cgroup::Sandbox> {
-        match self.cgroups.as_ref()?.adopt(id, pid) {
+        let cgroups = self.cgroups.as_ref()?;
+        let adopted = if self.is_placed { cgroups.adopt(id, pid) } else { cgroups.watch(id, pid) };
+        match adopted {
             Ok(cgroup) => Some(cgroup),
             // Its runs are found by walking the process tree, and say that they are degraded.
             Err(error) => {

@@ -80,7 +80,7 @@ pub struct Started {
     pub socket: PathBuf,
     /// Who listens on it: the guest, or the relay that stands for it.
     pub listener: u32,
-    /// Where the runs' cgroups are made; `None` where the host has none to offer.
+    /// Where the runs' cgroups are made, if they can be, and where the kernel counts; `None` where the host has neither.
     pub cgroup: Option<cgroup::Sandbox>,
     /// What is counted of its connections; `None` if it has no address of its own.
     pub counter: Option<Arc<dyn Counter>>,

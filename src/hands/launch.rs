@@ -27,7 +27,7 @@ pub struct Launched {
 
 /// Starts the leader.
 pub async fn launch(shared: &Shared, id: &RunId, command: &Command) -> Result<Launched, RunError> {
-    let reach = match &shared.cgroup {
+    let reach = match shared.cgroup.as_ref().filter(|sandbox| sandbox.takes_runs()) {
         Some(sandbox) => Reach::Cgroup(sandbox.create_run(id).map_err(host("make the run's cgroup"))?),
         None => Reach::Keeper(shared.guest.clone(), id.clone()),
     };

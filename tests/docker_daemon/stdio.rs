@@ -96,6 +96,17 @@ async fn output_comes_whole_and_a_deadline_ends_those_that_escape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_without_a_cgroup_of_its_own_that_is_killed_for_want_of_memory_says_so() {
+    let Some((_dockerd, daemon)) = reached_by_stdio().await else { return };
+    let limits = Some(Limits { memory_bytes: 32 << 20, ..Limits::default() });
+    let sandbox = Sandbox::create(&daemon, CreateSandboxRequest { limits, ..Default::default() }).await.unwrap();
+    let outcome = sandbox.run(argv(&["tail", "/dev/zero"])).await.unwrap();
+    assert_eq!((outcome.reason(), outcome.exited.degraded), (Reason::OomKilled, true));
+    let killed = sandbox.bash("kill -9 $$").await;
+    assert_eq!((killed.reason(), killed.signal()), (Reason::Signaled, Some(libc::SIGKILL)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_costs_no_byte_of_a_sandbox_without_a_socket() {
     let Some((_dockerd, mut daemon)) = reached_by_stdio().await else { return };
     let sandbox = daemon.sandbox().await;
@@ -126,6 +137,8 @@ async fn a_sandbox_without_a_socket_sleeps_and_wakes_and_is_started_again_when_i
     let mut run = sandbox.start(shell("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done")).await.unwrap();
     run.read_until("10\n").await.unwrap();
     sandbox.kill(run.id(), libc::SIGKILL.unsigned_abs()).await.unwrap();
+    // Until it is over, it keeps the sandbox awake.
+    assert_eq!(run.finish().await.unwrap().signal(), Some(libc::SIGKILL));
     sandbox.bash("echo kept > file").await;
     for tier in [Tier::Frozen, Tier::Stopped] {
         let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone(), tier: tier.into() };

@@ -41,12 +41,24 @@ impl Containers {
     /// # Errors
     /// Those of the cgroup file system, and of reading the process's /proc/PID/cgroup.
     pub fn adopt(&self, id: &SandboxId, pid: u32) -> io::Result<Sandbox> {
-        let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        let sandbox = self.sandbox(id, &membership).ok_or(io::ErrorKind::NotFound)?;
+        let sandbox = self.of(id, pid)?;
         if let Self::Beside(_) = self {
             fs::create_dir_all(&sandbox.unified)?;
         }
         Ok(sandbox)
+    }
+
+    /// The same where runs cannot be placed: the kernel's counts are all that it is good for, and nothing is made.
+    ///
+    /// # Errors
+    /// Those of reading the process's /proc/PID/cgroup.
+    pub fn watch(&self, id: &SandboxId, pid: u32) -> io::Result<Sandbox> {
+        Ok(Sandbox { takes_runs: false, ..self.of(id, pid)? })
+    }
+
+    fn of(&self, id: &SandboxId, pid: u32) -> io::Result<Sandbox> {
+        let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        Ok(self.sandbox(id, &membership).ok_or(io::ErrorKind::NotFound)?)
     }
 
     /// The cgroups of a sandbox with this /proc/PID/cgroup. `None` if it is in none of its own.
@@ -63,7 +75,8 @@ impl Containers {
         };
         let memory = host.mount(Controller::Memory).zip(path).and_then(|(mount, path)| below(mount, path));
         let oom_counter = memory.map(|directory| directory.join(file));
-        Some(Sandbox { unified, v1: Vec::new(), oom_counter, reclaim: None, owner: Uid::from_raw(0) })
+        let owner = Uid::from_raw(0);
+        Some(Sandbox { unified, takes_runs: true, v1: Vec::new(), oom_counter, reclaim: None, owner })
     }
 
     /// Removes what [`Containers::adopt`] made of a container that is gone.
