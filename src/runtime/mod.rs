@@ -268,6 +268,8 @@ pub enum Said {
     Spoke(String),
     /// It wants a tool to be used.
     Called(Call),
+    /// It wants a call to end, by its name for it.
+    Stop(String),
     /// It has used tokens since it last said so.
     Spent(Usage),
     /// The turn is over.

@@ -119,6 +119,8 @@ pub struct Driver {
     copying: Copying,
     notes: (mpsc::Sender<Note>, mpsc::Receiver<Note>),
     stop_calls: CancellationToken,
+    /// How each call that is under way is stopped by itself.
+    stops: HashMap<String, CancellationToken>,
     /// Texts of messages that came while this task was there.
     texts: HashMap<u64, String>,
 }
@@ -140,6 +142,15 @@ enum Waits {
 enum Parked {
     Run(Call),
     Follow(String),
+}
+
+impl Parked {
+    fn id(&self) -> &str {
+        match self {
+            Self::Run(call) => &call.id,
+            Self::Follow(id) => id,
+        }
+    }
 }
 
 /// How the copy of the brain's conversation stands. One is made at a time, so that none is put in place of a later one.
@@ -204,6 +215,7 @@ impl Driver {
                 copying: Copying::Done,
                 notes: mpsc::channel(NOTES),
                 stop_calls: CancellationToken::new(),
+                stops: HashMap::new(),
                 texts: HashMap::new(),
             }),
             Err(error) => Err((error, requests)),

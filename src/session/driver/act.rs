@@ -42,6 +42,7 @@ impl Driver {
             Effect::Run(call) => self.launch(Parked::Run(call)),
             Effect::Follow(call) => self.launch(Parked::Follow(call)),
             Effect::StopCalls => self.stop_calls(),
+            Effect::StopCall(call) => self.stop_call(&call),
             Effect::Answer(call, answer) => self.tell(|dialogue| dialogue.answer(&call, &answer)),
             Effect::Replay(call) => {
                 let stored = self.context.store.call(self.number, call.clone()).await.map_err(SessionError::Store)?;
@@ -129,10 +130,12 @@ impl Driver {
             return;
         };
         let Some(active) = &self.state.active else { return };
+        let stop = self.stop_calls.child_token();
+        self.stops.insert(parked.id().to_owned(), stop.clone());
         let bench = Bench {
             sandbox: hands.sandbox.clone(),
             notes: self.notes.0.clone(),
-            stop: self.stop_calls.clone(),
+            stop,
             until: crate::session::time(active.deadline_ms),
             session: self.id.to_string(),
             forgets_after: self.context.sandboxes.defaults().runs.retention,
@@ -155,13 +158,25 @@ impl Driver {
     pub(super) fn stop_calls(&mut self) {
         self.stop_calls.cancel();
         self.stop_calls = CancellationToken::new();
-        for parked in std::mem::take(&mut self.parked) {
-            let (id, answer) = match parked {
-                Parked::Run(call) => (call.id, Answer::error("it was stopped before it began")),
-                Parked::Follow(id) => (id, unknown()),
-            };
-            self.push(Input::Done { id, answer, exec: None });
+        self.stops.clear();
+        std::mem::take(&mut self.parked).into_iter().for_each(|parked| self.stop_parked(parked));
+    }
+
+    fn stop_call(&mut self, id: &str) {
+        if let Some(stop) = self.stops.get(id) {
+            stop.cancel();
+        } else if let Some(place) = self.parked.iter().position(|parked| parked.id() == id) {
+            let parked = self.parked.remove(place);
+            self.stop_parked(parked);
         }
+    }
+
+    fn stop_parked(&mut self, parked: Parked) {
+        let (id, answer) = match parked {
+            Parked::Run(call) => (call.id, Answer::error("it was stopped before it began")),
+            Parked::Follow(id) => (id, unknown()),
+        };
+        self.push(Input::Done { id, answer, exec: None });
     }
 
     /// Copies the brain's conversation. If that fails, the next turn's end is as good.

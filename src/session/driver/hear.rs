@@ -117,15 +117,7 @@ impl Driver {
                     Err(error) => self.push(Input::Gone { why: chain(&error).to_string() }),
                 }
             }
-            Job::Finished(Finished { id, outcome: CallOutcome::Done { answer, exec } }) => {
-                self.push(Input::Done { id, answer, exec });
-            }
-            Job::Finished(Finished { outcome: CallOutcome::NoHands(call), .. }) => {
-                // They are made anew, and then it runs.
-                self.parked.push(Parked::Run(call));
-                self.fetch();
-            }
-            Job::Finished(Finished { id, outcome: CallOutcome::Void }) => self.push(Input::Void(id)),
+            Job::Finished(finished) => self.finished(finished),
             Job::Copied => {
                 if std::mem::replace(&mut self.copying, Copying::Done) == Copying::Again {
                     self.copy();
@@ -133,6 +125,19 @@ impl Driver {
             }
             Job::Disposed => self.push(Input::Disposed),
             Job::Done => {}
+        }
+    }
+
+    fn finished(&mut self, Finished { id, outcome }: Finished) {
+        self.stops.remove(&id);
+        match outcome {
+            CallOutcome::Done { answer, exec } => self.push(Input::Done { id, answer, exec }),
+            CallOutcome::NoHands(call) => {
+                // They are made anew, and then it runs.
+                self.parked.push(Parked::Run(call));
+                self.fetch();
+            }
+            CallOutcome::Void => self.push(Input::Void(id)),
         }
     }
 

@@ -143,6 +143,7 @@ impl Step<'_> {
                 }
             }
             Said::Called(call) => self.called(call),
+            Said::Stop(call) => self.stop(call),
             Said::Spent(usage) => self.spent(usage),
             Said::Ended(ending) => self.ended(ending),
             Said::Note(kind, body) => {

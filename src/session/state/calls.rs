@@ -113,6 +113,13 @@ impl Step<'_> {
         self.act(Effect::Answer(id.to_owned(), answer));
     }
 
+    /// The brain no longer wants a call; one that is done it may stop too.
+    pub(super) fn stop(&mut self, id: String) {
+        if self.state.calls.get(&id).is_some_and(|call| call.answer.is_none()) {
+            self.act(Effect::StopCall(id));
+        }
+    }
+
     pub(super) fn began(&mut self, id: &str, sandbox: &SandboxId, run: &RunId) {
         let body = json!({ "call_id": id, "run_id": run.as_str(), "sandbox_id": sandbox.as_str() });
         self.emit(NewEvent::system(Level::Internal, "exec.started", body));

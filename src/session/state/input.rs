@@ -133,6 +133,8 @@ pub enum Effect {
     Follow(String),
     /// Stop all calls.
     StopCalls,
+    /// Stop one.
+    StopCall(String),
     /// Copy the brain's conversation, which is as it is after a turn.
     Copy,
     /// Answer a call.

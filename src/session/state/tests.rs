@@ -155,6 +155,18 @@ fn the_same_call_is_answered_from_the_record() {
 }
 
 #[test]
+fn a_call_is_stopped_by_itself_as_long_as_it_is_under_way() {
+    let mut table = Table::running();
+    table.said(called("c1", "bash"));
+    table.said(called("c2", "bash"));
+    let stop = || Said::Stop("c1".to_owned());
+    assert_eq!(table.said(stop()), [Effect::StopCall("c1".to_owned())]);
+    table.feed(done("c1"));
+    assert_eq!(table.said(stop()), []);
+    assert_eq!(table.said(Said::Stop("c3".to_owned())), []);
+}
+
+#[test]
 fn a_turn_ends_once_its_calls_have() {
     let mut table = Table::running();
     table.said(called("1", "bash"));
