@@ -210,19 +210,35 @@ pub struct Answer {
     pub text: String,
     /// It did what it should. A command that exits with 1 has done so too.
     pub is_ok: bool,
+    /// How the command ended, where it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+}
+
+/// How a command ended, for a brain that does not read it off the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Its exit code, if it came to have one.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Bytes that it wrote.
+    pub bytes: u64,
+    /// Bytes of the answer's text that show them; what follows them tells the end in words.
+    pub shown: usize,
 }
 
 impl Answer {
     /// Of a call that did what it should.
     #[must_use]
     pub fn ok(text: impl Into<String>) -> Self {
-        Self { text: text.into(), is_ok: true }
+        Self { text: text.into(), is_ok: true, exit: None }
     }
 
     /// Of one that did not.
     #[must_use]
     pub fn error(text: impl Into<String>) -> Self {
-        Self { text: text.into(), is_ok: false }
+        Self { text: text.into(), is_ok: false, exit: None }
     }
 }
 

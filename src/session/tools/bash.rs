@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use tokio::time::sleep_until;
 
 use super::bound::Bounded;
-use super::{Bench, Note, Outcome, from_now, needed, number, text};
+use super::{Bench, Note, Outcome, from_now, needed, number, text, texts};
 use crate::guest::client::ExitStatus;
 use crate::hands::{
     BackgroundPolicy, Command, Deadline, Event, Events, Exited, Hands, Program, Reason, Run, RunError, Stdio,
 };
 use crate::ids::{RunId, SandboxId};
-use crate::runtime::{Answer, Call};
+use crate::runtime::{Answer, Call, Exit};
 use crate::sandbox::Lease;
 
 /// How long a command gets that does not ask for more.
@@ -59,7 +59,7 @@ impl Bench {
         Ok(Command {
             program: Program::Shell(needed(input, "command")?.to_owned()),
             cwd: text(input, "cwd")?.unwrap_or_default().to_owned(),
-            env: Default::default(),
+            env: texts(input, "env")?,
             user: None,
             deadline: Deadline::After(timeout),
             stdio: Stdio::Output,
@@ -80,7 +80,10 @@ impl Bench {
         let text = output.text(|from, _| format!("{reading} and {{\"run\": \"{id}\", \"offset\": {from}}}"));
         let separator = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         let ending = ending(&exited);
-        let answer = Answer { text: format!("{text}{separator}[{ending}]"), is_ok: exited.reason == Reason::Exited };
+        let (code, signal) = parts(exited.status);
+        let exit = Some(Exit { code, signal, bytes: output.len(), shown: text.len() });
+        let text = format!("{text}{separator}[{ending}]");
+        let answer = Answer { text, is_ok: exited.reason == Reason::Exited, exit };
         Outcome::Done { answer, exec: Some(self.body(call, &run, &exited, &ending)) }
     }
 
@@ -125,11 +128,7 @@ impl Bench {
             Program::Shell(line) => line.chars().take(COMMAND).collect(),
             Program::Argv(argv) => argv.join(" ").chars().take(COMMAND).collect::<String>(),
         };
-        let (code, signal) = match exited.status {
-            Some(ExitStatus::Code(code)) => (Some(code), None),
-            Some(ExitStatus::Signal(signal)) => (None, Some(signal)),
-            None => (None, None),
-        };
+        let (code, signal) = parts(exited.status);
         json!({
             "command": command,
             "exit_code": code,
@@ -206,6 +205,15 @@ impl Live {
 
 /// Of a command whose sandbox went away while it was started, or later.
 const LOST: &str = "the sandbox was lost: the outcome is unknown, and its processes are gone";
+
+/// The exit code of a command, or the signal that ended it.
+fn parts(status: Option<ExitStatus>) -> (Option<i32>, Option<i32>) {
+    match status {
+        Some(ExitStatus::Code(code)) => (Some(code), None),
+        Some(ExitStatus::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    }
+}
 
 /// How a command ended, for people and models.
 fn ending(exited: &Exited) -> String {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::bound::Bounded;
-use super::{needed, number, text};
+use super::{flag, needed, number, text};
 use crate::hands::files::{FileError, FileKind, ListOptions, ReadPart, ReadRange, WriteOptions};
 use crate::hands::output::Chunk;
 use crate::hands::{Hands, RunError};
@@ -13,6 +13,8 @@ use crate::telemetry::chain;
 const LINES: u64 = 2_000;
 /// Entries that are listed.
 const ENTRIES: u32 = 500;
+/// Longest file, or part of one, that is read whole, in bytes: half of what a brain may write in one go.
+const WHOLE: usize = 4 << 20;
 /// Bytes of a run's output that are read at a time.
 const OUTPUT: u64 = 24 << 10;
 
@@ -25,8 +27,11 @@ pub async fn read(hands: &Hands, input: &Value) -> Result<String, String> {
     if let Some(run) = text(input, "run")? {
         return read_output(hands, run, number(input, "offset")?.unwrap_or(0)).await;
     }
-    let (path, skip) = (needed(input, "path")?, number(input, "offset")?.unwrap_or(0));
-    let limit = number(input, "limit")?.unwrap_or(LINES);
+    let (path, offset, limit) = (needed(input, "path")?, number(input, "offset")?, number(input, "limit")?);
+    if flag(input, "whole")? {
+        return read_whole(hands, path, offset, limit).await;
+    }
+    let (skip, limit) = (offset.unwrap_or(0), limit.unwrap_or(LINES));
     let range = ReadRange::Lines { skip, limit: Some(limit) };
     let mut reading = hands.files().read(path, range).await.map_err(failed)?;
     let mut content = Bounded::default();
@@ -42,6 +47,25 @@ pub async fn read(hands: &Hands, input: &Value) -> Result<String, String> {
         text.push_str(&format!("\n[the file goes on: read it with offset {}]", skip.saturating_add(limit)));
     }
     Ok(text)
+}
+
+/// A file, or some of its lines, as they are: what is read so may be written back.
+async fn read_whole(hands: &Hands, path: &str, skip: Option<u64>, limit: Option<u64>) -> Result<String, String> {
+    let range = match (skip, limit) {
+        (None, None) => ReadRange::Bytes { offset: 0, limit: None },
+        (skip, limit) => ReadRange::Lines { skip: skip.unwrap_or(0), limit },
+    };
+    let mut reading = hands.files().read(path, range).await.map_err(failed)?;
+    let mut content = Vec::new();
+    while let Some(part) = reading.next().await.map_err(failed)? {
+        if let ReadPart::Data(data) = part {
+            if content.len() + data.len() > WHOLE {
+                return Err(format!("{path} has more than {WHOLE} bytes: read it by lines"));
+            }
+            content.extend_from_slice(&data);
+        }
+    }
+    String::from_utf8(content).map_err(|_| format!("{path} is no text in UTF-8"))
 }
 
 async fn read_output(hands: &Hands, run: &str, offset: u64) -> Result<String, String> {

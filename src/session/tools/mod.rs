@@ -12,7 +12,11 @@
 //!
 //! What a tool answers is text for a model: bounded, with its head and tail, and a word on how to get the rest. An input
 //! that is none is an answer too, one that names the field; the model tries again.
+//!
+//! A runtime whose brain has tools of its own asks for two things more, of which no model is told: `env` of `bash`, an object
+//! of texts, and `whole` of `read`, a flag: the file as it is, or an error.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
@@ -210,6 +214,21 @@ fn text<'a>(input: &'a Value, field: &str) -> Result<Option<&'a str>, String> {
 /// A text that an input must have.
 fn needed<'a>(input: &'a Value, field: &str) -> Result<&'a str, String> {
     text(input, field)?.filter(|text| !text.is_empty()).ok_or_else(|| format!("{field}: a text is needed"))
+}
+
+/// Texts by their names, which an input may have.
+fn texts(input: &Value, field: &str) -> Result<BTreeMap<String, String>, String> {
+    let fields = match input.get(field) {
+        None | Some(Value::Null) => return Ok(BTreeMap::new()),
+        Some(Value::Object(fields)) => fields,
+        Some(_) => return Err(format!("{field}: an object of texts is needed")),
+    };
+    let named = |(name, value): (&String, &Value)| {
+        let value = value.as_str().filter(|value| !value.contains('\0'));
+        let value = value.ok_or_else(|| format!("{field}.{name}: a text without NUL is needed"))?;
+        Ok((name.clone(), value.to_owned()))
+    };
+    fields.iter().map(named).collect()
 }
 
 /// A number that an input may have.
