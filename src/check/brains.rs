@@ -8,7 +8,7 @@ use crate::telemetry::chain;
 /// A finding about each runtime that the configuration names.
 pub async fn brains(cages: &Cages) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for kind in Kind::ALL.into_iter().filter(|kind| kind.provider().is_some()) {
+    for kind in Kind::ALL.into_iter().filter(|kind| !kind.providers().is_empty()) {
         findings.extend(match cages.check(kind).await {
             Ok(version) => Some(Finding { name: kind.name(), state: State::Ok, detail: version, fix: None }),
             // Who does not want it needs no advice.
@@ -26,7 +26,9 @@ fn fix(kind: Kind) -> String {
     let package = match kind {
         Kind::Claude => format!("@anthropic-ai/claude-code@{}", claude::VERSION),
         Kind::Codex => format!("@openai/codex@{}", codex::VERSION),
-        Kind::Script => String::new(),
+        Kind::Acp | Kind::Script => {
+            return format!("brain.{kind}.program = \"FILE\", a program for 64-bit Linux", kind = kind.name());
+        }
     };
     format!("npm install --prefix DIR {package}, and brain.npm = \"DIR\"")
 }

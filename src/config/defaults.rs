@@ -196,12 +196,12 @@ pub(super) const PULL: Pull = Pull::Missing;
 /// Whoever has configured Docker knows best.
 pub(super) const USER_NAMESPACE: UserNamespace = UserNamespace::Engine;
 
-/// The version of a runtime that the tests are run with. Others speak other dialects.
-pub(super) const fn tested(kind: Kind) -> &'static str {
+/// The version of a runtime that the tests are run with, where others speak other dialects.
+pub(super) const fn tested(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Claude => claude::VERSION,
-        Kind::Codex => codex::VERSION,
-        Kind::Script => env!("CARGO_PKG_VERSION"),
+        Kind::Claude => Some(claude::VERSION),
+        Kind::Codex => Some(codex::VERSION),
+        Kind::Acp | Kind::Script => None,
     }
 }
 /// The providers themselves.

@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::gateway::Provider;
 use crate::network::policy::Allow;
-use crate::runtime::{Kind, codex};
+use crate::runtime::{Kind, Launch, codex};
 
 fn root() -> Environment {
     Environment { is_root: true, ..Environment::default() }
@@ -145,6 +146,12 @@ npm = '/opt/npm'
 [brain.claude]
 program = '/opt/claude'
 versions = ['1.0', '2.1.330']
+[brain.acp]
+program = '/opt/agent'
+args = ['acp', '--model={model}']
+env = ['URL={base_url}/v1?a=b']
+files = ['/etc/ssl/certs']
+provider = 'openai'
 [model]
 first_byte_timeout = '20s'
 idle_timeout = '10s'
@@ -248,11 +255,28 @@ audit = '/audit'
                 kind: Kind::Claude,
                 program: Some("/opt/claude".into()),
                 versions: vec!["1.0".to_owned(), "2.1.330".to_owned()],
+                provider: Provider::Anthropic,
+                launch: Launch::default(),
+                files: Vec::new(),
             },
             BrainConfig {
                 kind: Kind::Codex,
                 program: config.brains[1].program.clone().filter(|path| path.starts_with("/opt/npm/node_modules")),
                 versions: vec![codex::VERSION.to_owned()],
+                provider: Provider::OpenAi,
+                launch: Launch::default(),
+                files: Vec::new(),
+            },
+            BrainConfig {
+                kind: Kind::Acp,
+                program: Some("/opt/agent".into()),
+                versions: Vec::new(),
+                provider: Provider::OpenAi,
+                launch: Launch {
+                    args: vec!["acp".to_owned(), "--model={model}".to_owned()],
+                    env: [("URL".to_owned(), "{base_url}/v1?a=b".to_owned())].into(),
+                },
+                files: vec!["/etc/ssl/certs".into()],
             },
         ],
         model: ModelConfig {
@@ -317,6 +341,13 @@ fn each_wrong_value_is_one_fault_of_its_own_key() {
     for (key, value) in [
         ("brain.npm", "'npm'"),
         ("brain.codex.versions", "['latest']"),
+        ("brain.codex.args", "['--yes']"),
+        ("brain.acp.provider", "'google'"),
+        ("brain.acp.args", "\"a\\u0000\""),
+        ("brain.acp.env", "['1A=b']"),
+        ("brain.acp.env", "['A']"),
+        ("brain.acp.files", "['node_modules']"),
+        ("brain.acp.files", "['/opt/../etc']"),
         ("model.idle_timeout", "'0s'"),
         ("model.openai.base_url", "'models.example'"),
         ("model.anthropic.base_url", "'https://user@models.example'"),

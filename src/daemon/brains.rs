@@ -28,7 +28,8 @@ pub(super) fn brains(config: &Config, is_root: bool) -> Brains {
 pub fn cages(config: &Config, is_root: bool) -> Cages {
     let installed = config.brains.iter().filter_map(|brain| {
         let program = brain.program.clone()?;
-        Some(Installed { kind: brain.kind, program, versions: brain.versions.clone() })
+        let (versions, launch, files) = (brain.versions.clone(), brain.launch.clone(), brain.files.clone());
+        Some(Installed { kind: brain.kind, program, versions, provider: brain.provider, launch, files })
     });
     let form = match config.engine.kind {
         EngineKind::Native => Form::Directory,

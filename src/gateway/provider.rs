@@ -21,6 +21,9 @@ const ASKED: [&str; 6] = ["accept", "content-type", "user-agent", "anthropic-ver
 const ANSWERED: [&str; 5] = ["content-type", "retry-after", "request-id", "x-request-id", "x-should-retry"];
 
 impl Provider {
+    /// All.
+    pub const ALL: [Self; 2] = [Self::Anthropic, Self::OpenAi];
+
     /// Its name in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -18,7 +18,8 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::{Kind, elf};
+use super::{Kind, Launch, PLAIN, elf};
+use crate::gateway::Provider;
 use crate::image::ImageRef;
 
 /// Of the recipe below: a new version makes new cages.
@@ -51,15 +52,22 @@ pub struct Installed {
     pub kind: Kind,
     /// The program itself, not a script that starts it.
     pub program: PathBuf,
-    /// The versions that are known to work.
+    /// The versions that sessions may have; none: any, and it is not asked which it is.
     pub versions: Vec<String>,
+    /// Who serves its model.
+    pub provider: Provider,
+    /// How it is started.
+    pub launch: Launch,
+    /// Files and directories that it needs beside its libraries; in its cage they are where they are on the node. Of a
+    /// directory it is only seen that it has changed itself, not what is below it.
+    pub files: Vec<PathBuf>,
 }
 
 /// Why a runtime cannot be started here.
 #[derive(Debug, thiserror::Error)]
 pub enum CageError {
     /// The configuration does not say where it is.
-    #[error("the runtime {0} is not configured on this node: set brain.npm or brain.{0}.program")]
+    #[error("the runtime {0} is not configured on this node: set brain.{0}.program, or for claude and codex brain.npm")]
     NotConfigured(&'static str),
     /// It is not there, or cannot be looked at.
     #[error("the program of the runtime {kind}, {}", program.display())]
@@ -68,6 +76,17 @@ pub enum CageError {
         kind: &'static str,
         /// Where it ought to be.
         program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that it needs is not there, or cannot be looked at.
+    #[error("a file of the runtime {kind}, {}", path.display())]
+    File {
+        /// Which runtime.
+        kind: &'static str,
+        /// Where it ought to be.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -135,10 +154,13 @@ impl Cages {
     /// # Errors
     /// [`CageError`]
     pub async fn check(&self, kind: Kind) -> Result<String, CageError> {
-        if kind.provider().is_none() {
+        if kind.providers().is_empty() {
             return Ok(env!("CARGO_PKG_VERSION").to_owned());
         }
         let (installed, fingerprint) = self.find(kind)?;
+        if installed.versions.is_empty() {
+            return Ok("any version".to_owned());
+        }
         let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&fingerprint).cloned();
         let found = match known {
             Some(version) => version,
@@ -164,7 +186,7 @@ impl Cages {
     /// # Errors
     /// [`CageError`]
     pub async fn image(&self, kind: Kind) -> Result<Option<ImageRef>, CageError> {
-        if kind.provider().is_none() {
+        if kind.providers().is_empty() {
             return Ok(None);
         }
         self.check(kind).await?;
@@ -172,7 +194,8 @@ impl Cages {
         let path = self.place(kind, &fingerprint);
         if !path.exists() {
             let libraries = libraries(&installed.program).await.map_err(|source| program(installed, source))?;
-            let plan = Plan { program: installed.program.clone(), libraries, uid: self.uid, form: self.form };
+            let (program, files) = (installed.program.clone(), installed.files.clone());
+            let plan = Plan { program, libraries, files, uid: self.uid, form: self.form };
             let (directory, target) = (self.directory.clone(), path.clone());
             let built = tokio::task::spawn_blocking(move || plan.build(&directory, &target)).await;
             let built = built.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -182,6 +205,22 @@ impl Cages {
             Form::Directory => ImageRef::Dir(path),
             Form::Archive => ImageRef::Tar(path),
         }))
+    }
+
+    /// Who serves the model of a runtime; `None`: it has none, or is not installed.
+    #[must_use]
+    pub fn provider(&self, kind: Kind) -> Option<Provider> {
+        self.installed(kind).map(|installed| installed.provider)
+    }
+
+    /// How the program of a runtime is started.
+    #[must_use]
+    pub fn launch(&self, kind: Kind) -> &Launch {
+        self.installed(kind).map_or(&PLAIN, |installed| &installed.launch)
+    }
+
+    fn installed(&self, kind: Kind) -> Option<&Installed> {
+        self.installed.iter().find(|installed| installed.kind == kind)
     }
 
     /// Removes the cages that are of no program as it is installed now, and of which no sandbox is made. To be called before
@@ -208,14 +247,24 @@ impl Cages {
 
     /// A program, and a word that changes when it does.
     fn find(&self, kind: Kind) -> Result<(&Installed, String), CageError> {
-        let installed = self.installed.iter().find(|installed| installed.kind == kind);
-        let installed = installed.ok_or_else(|| CageError::NotConfigured(kind.name()))?;
+        let installed = self.installed(kind).ok_or_else(|| CageError::NotConfigured(kind.name()))?;
         let found = fs::metadata(&installed.program).map_err(|source| program(installed, source))?;
-        let facts =
-            format!("{VERSION} {} {} {} {} {}", self.uid, found.dev(), found.ino(), found.size(), found.mtime_nsec());
-        let digest = Sha256::new().chain_update(facts).chain_update(found.mtime().to_le_bytes()).finalize();
+        let mut digest = Sha256::new()
+            .chain_update(format!("{VERSION} {} {}", self.uid, facts(&found)))
+            .chain_update(found.mtime().to_le_bytes());
+        for path in &installed.files {
+            let failed = |source| CageError::File { kind: kind.name(), path: path.clone(), source };
+            let found = fs::metadata(path).map_err(failed)?;
+            digest.update(format!(" {} {} {}", path.display(), facts(&found), found.mtime()));
+        }
+        let digest = digest.finalize();
         Ok((installed, digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()))
     }
+}
+
+/// What tells one state of a file from another, but for the seconds of its last change.
+fn facts(found: &fs::Metadata) -> String {
+    format!("{} {} {} {}", found.dev(), found.ino(), found.size(), found.mtime_nsec())
 }
 
 fn program(installed: &Installed, source: io::Error) -> CageError {
@@ -249,6 +298,7 @@ async fn output(program: &Path, arguments: &[&str]) -> io::Result<String> {
 struct Plan {
     program: PathBuf,
     libraries: Vec<PathBuf>,
+    files: Vec<PathBuf>,
     uid: u32,
     form: Form,
 }
@@ -292,12 +342,12 @@ impl Plan {
             fs::write(root.join("etc").join(name), content)?;
         }
         bring(&self.program, &root.join(PROGRAM.trim_start_matches('/')))?;
-        for library in &self.libraries {
-            let target = root.join(library.strip_prefix("/").unwrap_or(library));
+        for file in self.libraries.iter().chain(&self.files) {
+            let target = root.join(file.strip_prefix("/").unwrap_or(file));
             if let Some(parent) = target.parent() {
                 fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
             }
-            bring(library, &target)?;
+            bring_all(file, &target)?;
         }
         Ok(())
     }
@@ -324,10 +374,36 @@ fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// Links a file that everybody may execute, and copies any other, and across file systems.
+/// Brings a file, or all that is in a directory; links in it lead where they did.
+fn bring_all(path: &Path, target: &Path) -> io::Result<()> {
+    if !fs::metadata(path)?.is_dir() {
+        return bring(path, target);
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(target)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let (path, target, kind) = (entry.path(), target.join(entry.file_name()), entry.file_type()?);
+        if kind.is_dir() {
+            bring_all(&path, &target)?;
+        } else if kind.is_symlink() && fs::symlink_metadata(&target).is_err() {
+            std::os::unix::fs::symlink(fs::read_link(&path)?, &target)?;
+        } else if kind.is_file() {
+            bring(&path, &target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Links a file that everybody may use, and copies any other, and across file systems. What is there already stays: to copy
+/// over a link would be to write to what it is linked to.
 fn bring(file: &Path, target: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(target).is_ok() {
+        return Ok(());
+    }
     let file = fs::canonicalize(file)?;
-    let is_open = fs::metadata(&file)?.mode() & 0o005 == 0o005;
+    let mode = fs::metadata(&file)?.mode();
+    let needed = if mode & 0o111 == 0 { 0o004 } else { 0o005 };
+    let is_open = mode & needed == needed;
     if is_open && fs::hard_link(&file, target).is_ok() {
         return Ok(());
     }
@@ -340,8 +416,14 @@ mod tests {
     use super::*;
 
     fn cages(directory: &Path, program: &Path, version: &str) -> Cages {
-        let installed =
-            Installed { kind: Kind::Claude, program: program.to_owned(), versions: vec![version.to_owned()] };
+        let installed = Installed {
+            kind: Kind::Claude,
+            program: program.to_owned(),
+            versions: vec![version.to_owned()],
+            provider: Provider::Anthropic,
+            launch: Launch::default(),
+            files: Vec::new(),
+        };
         Cages::new(directory.join("cages"), Form::Directory, true, vec![installed])
     }
 
@@ -368,6 +450,25 @@ mod tests {
         assert_eq!(etc, ["group", "hosts", "passwd"]);
         assert_eq!(cages.image(Kind::Claude).await.unwrap(), Some(ImageRef::Dir(cage)));
         assert_eq!(fs::read_dir(directory.path().join("cages")).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn files_are_brought_to_where_they_are_and_those_of_the_node_stay_as_they_are() {
+        let (program, version) = program();
+        let directory = tempfile::tempdir().unwrap();
+        let module = directory.path().join("modules/a");
+        fs::create_dir_all(&module).unwrap();
+        fs::write(module.join("index.js"), "let a").unwrap();
+        std::os::unix::fs::symlink("a/index.js", directory.path().join("modules/b")).unwrap();
+        let file = module.join("index.js");
+        let mut cages = cages(directory.path(), &program, &version);
+        cages.installed[0].files = vec![file.clone(), directory.path().join("modules")];
+        let Some(ImageRef::Dir(cage)) = cages.image(Kind::Claude).await.unwrap() else { panic!("no cage") };
+        let brought = cage.join(directory.path().strip_prefix("/").unwrap()).join("modules");
+        assert_eq!(fs::read(brought.join("b")).unwrap(), b"let a");
+        assert_eq!(fs::read(&file).unwrap(), b"let a");
+        cages.installed[0].files = vec![directory.path().join("nowhere")];
+        assert!(matches!(cages.image(Kind::Claude).await, Err(CageError::File { .. })));
     }
 
     #[tokio::test]
@@ -400,6 +501,9 @@ mod tests {
         let missing = cages(directory.path(), Path::new("/nonexistent"), "1");
         assert!(matches!(missing.check(Kind::Claude).await, Err(CageError::Program { .. })));
         let (program, version) = program();
+        let mut any = cages(directory.path(), &program, "1");
+        any.installed[0].versions.clear();
+        any.check(Kind::Claude).await.unwrap();
         let other = cages(directory.path(), &program, "0.0.1");
         let refused = other.image(Kind::Claude).await;
         assert!(matches!(&refused, Err(CageError::Version { found, .. }) if *found == version), "{refused:?}");

@@ -15,6 +15,7 @@
 //! | `process` | a brain's process: starting it, its lines, its end |
 //! | `again` | what a brain is told that goes on in a new process (pure) |
 //! | `cage` | what the sandboxes of brains are made of (`elf`: what a program needs beside itself) |
+//! | `acp` | any agent that speaks the Agent Client Protocol |
 //! | `claude` | Claude Code, over its stream of JSON |
 //! | `codex` | Codex, over its app server |
 //! | `script` | the brain that follows a script: no model, no key |
@@ -39,6 +40,7 @@ use crate::gateway::Provider;
 pub use crate::gateway::Usage;
 use crate::ids::{EventId, SessionId, TurnId};
 
+pub mod acp;
 mod again;
 pub mod cage;
 pub mod claude;
@@ -57,11 +59,13 @@ pub enum Kind {
     Claude,
     /// Codex.
     Codex,
+    /// Any agent that speaks the Agent Client Protocol: the one that the node is configured with.
+    Acp,
 }
 
 impl Kind {
     /// All.
-    pub const ALL: [Self; 3] = [Self::Claude, Self::Codex, Self::Script];
+    pub const ALL: [Self; 4] = [Self::Claude, Self::Codex, Self::Acp, Self::Script];
 
     /// Its name on every wire.
     #[must_use]
@@ -70,6 +74,7 @@ impl Kind {
             Self::Script => "script",
             Self::Claude => "claude",
             Self::Codex => "codex",
+            Self::Acp => "acp",
         }
     }
 
@@ -86,16 +91,18 @@ impl Kind {
             Self::Script => &script::Script,
             Self::Claude => &claude::Claude,
             Self::Codex => &codex::Codex,
+            Self::Acp => &acp::Acp,
         }
     }
 
-    /// Who serves its model; `None`: it has none, and needs no program of others.
+    /// Who may serve its model, the usual one first; nobody: it has none, and needs no program of others.
     #[must_use]
-    pub fn provider(self) -> Option<Provider> {
+    pub fn providers(self) -> &'static [Provider] {
         match self {
-            Self::Script => None,
-            Self::Claude => Some(Provider::Anthropic),
-            Self::Codex => Some(Provider::OpenAi),
+            Self::Script => &[],
+            Self::Claude => &[Provider::Anthropic],
+            Self::Codex => &[Provider::OpenAi],
+            Self::Acp => &Provider::ALL,
         }
     }
 }
@@ -113,11 +120,25 @@ pub struct Brain<'a> {
     pub guest: &'a str,
     /// What it can do.
     pub tools: &'a [Tool],
+    /// How its program is started, if the configuration says so.
+    pub launch: &'a Launch,
     /// What the dialogue wanted to be remembered last.
     pub memory: Option<&'a str>,
     /// Its sandbox has what an earlier process kept; see [`Runtime::trace`].
     pub is_kept: bool,
 }
+
+/// How the program of a generic runtime is started. In texts, `{base_url}` is where its model is, and `{model}` which.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Launch {
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment, over what every brain has.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Of a program that needs nothing of it.
+pub static PLAIN: Launch = Launch { args: Vec::new(), env: BTreeMap::new() };
 
 /// Something that a brain can do.
 #[derive(Debug, Clone, PartialEq, Eq)]

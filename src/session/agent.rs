@@ -118,15 +118,15 @@ impl AgentSpec {
     /// Whose model it is: what stands in front of its name, as in "openai/gpt", or the runtime's own.
     #[must_use]
     pub fn provider(&self) -> &str {
-        let own = self.runtime.provider().map_or(DEFAULT_PROVIDER, Provider::name);
+        let own = self.runtime.providers().first().map_or(DEFAULT_PROVIDER, |provider| provider.name());
         self.model.split_once('/').map_or(own, |(provider, _)| provider)
     }
 
     /// Its model as its provider knows it: without the provider's name in front.
     #[must_use]
     pub fn model_name(&self) -> &str {
-        let own = self.runtime.provider().and_then(|own| self.model.strip_prefix(own.name())?.strip_prefix('/'));
-        own.unwrap_or(&self.model)
+        let named = |provider: &Provider| self.model.strip_prefix(provider.name())?.strip_prefix('/');
+        self.runtime.providers().iter().find_map(named).unwrap_or(&self.model)
     }
 
     /// Refuses what no agent can be.
@@ -136,7 +136,7 @@ impl AgentSpec {
     pub fn check(&self) -> Result<(), SessionError> {
         bounded("name", &self.name, 1, MAX_NAME)?;
         // A runtime that asks a model has to know which.
-        bounded("model", self.model_name(), usize::from(self.runtime.provider().is_some()), MAX_MODEL)?;
+        bounded("model", self.model_name(), usize::from(!self.runtime.providers().is_empty()), MAX_MODEL)?;
         bounded("prompt", &self.prompt, 0, MAX_PROMPT)?;
         bounded("image", &self.image, 0, 4096)?;
         if !self.image.is_empty() {

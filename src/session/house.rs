@@ -159,6 +159,7 @@ impl Search {
             prompt: &self.prompt,
             guest,
             tools: &tools,
+            launch: self.brains.cages.launch(self.kind),
             memory: house.memory.as_deref(),
             is_kept: false,
         };
@@ -175,7 +176,7 @@ impl Search {
 
     /// The way of a brain to its model, if it has one.
     async fn door(&self, brain: &Sandbox) -> Result<Option<Door>, HouseError> {
-        let Some(provider) = self.kind.provider() else { return Ok(None) };
+        let Some(provider) = self.brains.cages.provider(self.kind) else { return Ok(None) };
         let network = brain.network().map_err(|source| HouseError::Sandbox { role: "brain", source })?;
         let listener = network.listen(gateway::PORT).await.map_err(HouseError::Door)?;
         Ok(Some(Door { listener, provider }))

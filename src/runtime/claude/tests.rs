@@ -1,6 +1,6 @@
 //! Lines as version 2.1.330 writes them, and what they mean.
 
-use super::super::{Call, Kind};
+use super::super::{Call, Kind, PLAIN};
 use super::*;
 use crate::ids::SessionId;
 
@@ -42,7 +42,7 @@ impl Talking {
 }
 
 fn brain<'a>(session: &'a SessionId, tools: &'a [Tool]) -> Brain<'a> {
-    Brain { session, model: "m", prompt: "p", guest: "/g", tools, memory: None, is_kept: false }
+    Brain { session, model: "m", prompt: "p", guest: "/g", tools, launch: &PLAIN, memory: None, is_kept: false }
 }
 
 fn parsed(line: &[u8]) -> Value {

@@ -1,6 +1,6 @@
 //! Lines as version 0.169.0 writes them, and what they mean.
 
-use super::super::Kind;
+use super::super::{Kind, PLAIN};
 use super::*;
 use crate::ids::SessionId;
 
@@ -10,7 +10,7 @@ struct Talking {
 }
 
 fn brain<'a>(session: &'a SessionId, tools: &'a [Tool], memory: Option<&'a str>) -> Brain<'a> {
-    Brain { session, model: "m", prompt: "p", guest: "/g", tools, memory, is_kept: false }
+    Brain { session, model: "m", prompt: "p", guest: "/g", tools, launch: &PLAIN, memory, is_kept: false }
 }
 
 impl Talking {

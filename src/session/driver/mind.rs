@@ -57,6 +57,7 @@ impl Driver {
                 prompt: &self.profile.spec.prompt,
                 guest: self.context.sandboxes.engine().guest_path(),
                 tools: &tools,
+                launch: self.context.brains.cages.launch(self.profile.spec.runtime),
                 memory: house.memory.as_deref(),
                 // The process is there, whatever it found.
                 is_kept: true,
