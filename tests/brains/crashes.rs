@@ -5,12 +5,12 @@ use std::fs;
 use handsd::api::proto::{ArchiveSessionRequest, DestroySandboxRequest, GetSandboxRequest, Phase, SessionEvent};
 use serde_json::json;
 
-use crate::each_runtime;
 use crate::lab::Lab;
 use crate::support::Step::{Call, Hold, Say};
 use crate::support::session::{number, of_kind, summary, text};
 use crate::support::{SOON, Session, eventually, expect};
 use crate::turns::{said, told};
+use crate::{an_agent_too, each_runtime};
 
 each_runtime![
     a_brain_killed_in_the_middle_of_a_call_hears_what_came_of_it,
@@ -20,6 +20,12 @@ each_runtime![
     a_brain_whose_sandbox_was_stopped_wakes_with_its_conversation,
     a_conversation_outlives_the_sandbox_of_its_brain,
     a_message_of_before_a_crash_is_not_lost,
+];
+
+an_agent_too![
+    a_brain_killed_in_the_middle_of_a_call_hears_what_came_of_it,
+    a_daemon_killed_in_the_middle_of_a_call_goes_on_and_nothing_runs_twice,
+    a_brain_whose_sandbox_was_stopped_wakes_with_its_conversation,
 ];
 
 /// Ends with its answer once there is a file.

@@ -1,6 +1,6 @@
 //! A daemon, a model, and an agent whose brain is a real program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use handsd::api::proto::{
     BashRequest, CancelSessionRequest, CreateAgentRequest, CreateCredentialRequest, CreateSessionRequest, SessionLimits,
@@ -10,6 +10,9 @@ use crate::support::{Daemon, Model, Options, Session, Step, process};
 
 /// The agent's credential, which must be nowhere but with the model.
 pub const CREDENTIAL: &str = "sk-of-the-agent-4c1f0b";
+
+/// The agent that speaks the Agent Client Protocol: one whose files and commands are all its client's.
+const GOOSE: &str = "1.52.0";
 
 /// All of it.
 pub struct Lab {
@@ -28,6 +31,31 @@ fn npm() -> Option<PathBuf> {
     directory
 }
 
+/// Without them it makes no requests, not even to a model that needs none.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// How it is started.
+fn goose(npm: &Path) -> Option<String> {
+    let program = npm.join("node_modules/@aaif/goose-binary-linux-x64/bin/goose");
+    if let Some(missing) = [program.as_path(), Path::new(CERTIFICATES)].into_iter().find(|path| !path.exists()) {
+        println!("skipped: {} is not there", missing.display());
+        return None;
+    }
+    Some(format!(
+        "[brain.acp]
+program = '{program}'
+versions = ['{GOOSE}']
+args = ['acp', '--with-builtin', 'developer']
+files = ['{CERTIFICATES}']
+env = [
+  'GOOSE_PROVIDER=anthropic', 'GOOSE_MODEL={{model}}', 'ANTHROPIC_HOST={{base_url}}', 'ANTHROPIC_API_KEY=none',
+  'GOOSE_MODE=auto', 'GOOSE_DISABLE_KEYRING=1', 'GOOSE_DISABLE_SESSION_NAMING=true', 'GOOSE_TELEMETRY_ENABLED=false',
+]
+",
+        program = program.display(),
+    ))
+}
+
 impl Lab {
     /// With a model that does this; `None` where the programs are not there.
     pub async fn start(runtime: &str, steps: impl IntoIterator<Item = Step>) -> Option<Self> {
@@ -38,15 +66,16 @@ impl Lab {
     pub async fn configured(runtime: &str, steps: impl IntoIterator<Item = Step>, more: &str) -> Option<Self> {
         let npm = npm()?;
         let model = Model::start(steps).await;
+        let acp = if runtime == "acp" { goose(&npm)? } else { String::new() };
         let config = format!(
-            "{more}\n[brain]\nnpm = '{npm}'\n[model]\nfirst_byte_timeout = '5s'\nidle_timeout = '5s'\n\
+            "{more}\n[brain]\nnpm = '{npm}'\n{acp}[model]\nfirst_byte_timeout = '5s'\nidle_timeout = '5s'\n\
              [model.anthropic]\nbase_url = '{url}'\n[model.openai]\nbase_url = '{url}'\n",
             npm = npm.display(),
             url = model.url,
         );
         let daemon = Daemon::start_with(Options { config, ..Options::default() }).await?;
         let key = CreateCredentialRequest {
-            provider: if runtime == "claude" { "anthropic" } else { "openai" }.to_owned(),
+            provider: if runtime == "codex" { "openai" } else { "anthropic" }.to_owned(),
             name: "of-the-lab".to_owned(),
             key: CREDENTIAL.to_owned(),
             ..Default::default()

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acp;
 mod crashes;
 mod lab;
 mod secrets;
@@ -23,3 +24,13 @@ macro_rules! each_runtime {
     };
 }
 use each_runtime;
+
+/// Those that hold for an agent that speaks the Agent Client Protocol too.
+macro_rules! an_agent_too {
+    ($($test:ident),* $(,)?) => {
+        mod acp {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test("acp").await; })*
+        }
+    };
+}
+use an_agent_too;

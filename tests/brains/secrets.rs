@@ -5,11 +5,13 @@ use std::path::Path;
 
 use handsd::api::proto::BashRequest;
 
-use crate::each_runtime;
 use crate::lab::{CREDENTIAL, Lab};
 use crate::support::Step::{Hang, Say};
+use crate::{an_agent_too, each_runtime};
 
 each_runtime![the_credential_is_with_the_gateway_only, the_brain_has_no_network_no_programs_and_is_not_root];
+
+an_agent_too![the_credential_is_with_the_gateway_only, the_brain_has_no_network_no_programs_and_is_not_root];
 
 /// Files below a directory that hold a word.
 fn holding(directory: &Path, word: &[u8]) -> Vec<String> {

@@ -6,11 +6,11 @@ use handsd::api::proto::session::Status;
 use handsd::api::proto::{SessionEvent, SessionLimits, WriteHeader};
 use serde_json::{Value, json};
 
-use crate::each_runtime;
 use crate::lab::{CREDENTIAL, Lab};
 use crate::support::Step::{Call, Cut, Foreign, Hang, Hold, Refuse, Say};
 use crate::support::session::{of_kind, summary, text};
 use crate::support::{Files, Session};
+use crate::{an_agent_too, each_runtime};
 
 each_runtime![
     a_turn_uses_tools_speaks_and_asks,
@@ -28,6 +28,13 @@ each_runtime![
     a_session_has_its_turns_and_no_more,
     a_model_that_refuses_for_a_moment_is_asked_again,
     a_model_that_refuses_for_good_ends_the_turn_and_not_the_session,
+];
+
+an_agent_too![
+    a_model_that_hangs_is_interrupted_at_once,
+    a_tool_that_hangs_is_interrupted_at_once,
+    a_text_is_neither_a_command_nor_a_file,
+    tokens_are_counted_and_bound_the_session,
 ];
 
 /// What the user was told.

@@ -137,9 +137,9 @@ async fn answer(
     };
     let step = shared.steps.lock().expect("no panic").pop_front().unwrap_or(Step::Say("out of script"));
     let is_stream = body["stream"] == true;
-    let (say, call, prefix): (Say, Call, _) = match uri.path() {
-        "/v1/messages" => (messages::text, messages::call, messages::PREFIX),
-        _ => (responses::text, responses::call, ""),
+    let (say, call): (Say, Call) = match uri.path() {
+        "/v1/messages" => (messages::text, messages::call),
+        _ => (responses::text, responses::call),
     };
     match step {
         Step::Refuse(status) => {
@@ -156,7 +156,7 @@ async fn answer(
         }
         Step::Say(text) if !is_stream => document(messages::document(number, text)),
         Step::Say(text) => events(say(number, &[text])),
-        Step::Call(tool, input) => events(call(number, &format!("{prefix}{tool}"), &input)),
+        Step::Call(tool, input) => events(call(number, &offered(&body, tool), &input)),
         Step::Foreign(tool, input) => events(call(number, tool, &input)),
         Step::Cut => {
             let begun = say(number, &["cut"]).into_iter().take(3).map(Some);
@@ -170,6 +170,13 @@ async fn answer(
             respond(before.map(Some).chain(waiting).chain(after.map(Some)).boxed())
         }
     }
+}
+
+/// The name by which the program offers a tool of ours to its model; one with tools of its own has a shell.
+fn offered(body: &Value, tool: &str) -> String {
+    let offers = |name: &String| body["tools"].as_array().into_iter().flatten().any(|tool| tool["name"] == **name);
+    let names = [format!("{}{tool}", messages::PREFIX), tool.to_owned(), "shell".to_owned()];
+    names.into_iter().find(offers).unwrap_or_else(|| tool.to_owned())
 }
 
 /// Waits for its turn to go on.
