@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `process` | a brain's process: starting it, its lines, its end |
 //! | `again` | what a brain is told that goes on in a new process (pure) |
-//! | `cage` | what the sandboxes of brains are made of (`elf`: what a program needs beside itself) |
+//! | `cage` | what the sandboxes of brains are made of (`cage::building`: how; `elf`: what a program needs beside itself) |
 //! | `acp` | any agent that speaks the Agent Client Protocol |
 //! | `claude` | Claude Code, over its stream of JSON |
 //! | `codex` | Codex, over its app server |
