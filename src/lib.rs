@@ -58,7 +58,7 @@
 //! | [`config`], [`check`], [`telemetry`] | what was configured, what this host can do; logs, error chains, and spans of calls for a collector |
 //! | [`api`] | the gRPC services and the HTTP surface; `convert` and `status` are the only maps to and from the domain |
 //! | [`session`] | the durable conversation: `state` (pure), the task of each session (`driver`), where it lives (`house`), its tools |
-//! | [`runtime`] | brains: the adapters between a session and a process that thinks (`script`, `claude`, `codex`), and what their sandboxes hold (`cage`) |
+//! | [`runtime`] | brains: the adapters between a session and a process that thinks (`script`, `claude`, `codex`, `acp`), and what their sandboxes hold (`cage`) |
 //! | [`gateway`] | the door of a brain to its model: what passes (`provider`, pure), whose tokens are counted (`usage`, pure) |
 //! | [`webhook`] | events of sessions, sent to where somebody waits for them: retries (`plan`, pure), body and signature (`envelope`), one task per destination (`outbox`) |
 //! | [`sandbox`] | phases (`state`, pure), the task of each sandbox (`driver`, with what is alive of it in `live`), who uses it (`idle`), the table of them (`registry`), what is stored of it (`record`), what the next daemon makes of that (`recovery`, pure), when what crashed is started again (`policy`, pure), what nobody owns (`reconcile`), what is made before anybody asks (`reserve`), what the engine tells unasked (`happenings`), the process that it keeps running (`runtime`, with `state`, pure), sleep while memory is short (`pressure`) |
