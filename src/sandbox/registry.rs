@@ -168,11 +168,9 @@ impl Sandboxes {
         let claim = key.map(|key| Claim { key, wish });
         let (made, making) = oneshot::channel();
         let mut record = Record::new(Arc::new(profile), claim, limits, policy, boot.clone());
-        if let Some(secrets) = secrets {
-            record.keep_secrets(sealer, &secrets).map_err(not_kept)?;
-        }
-        if !env.is_empty() {
-            record.keep_secret_env(sealer, &env).map_err(not_kept)?;
+        if let Err(error) = keep(&mut record, sealer, secrets.as_ref(), &env) {
+            ready.into_iter().for_each(|ready| self.shared.reserve.give_back(ready));
+            return Err(error);
         }
         Ok((self.begin(&mut table, record, Beginning::Make(ready.map(Box::new), made)), Some(making)))
     }
@@ -348,6 +346,17 @@ impl Sandboxes {
         join_all(destroying).await;
         self.shared.drivers.close();
     }
+}
+
+/// Keeps what is secret of a new sandbox in its record.
+fn keep(record: &mut Record, sealer: &Sealer, secrets: Option<&Secrets>, env: &SecretEnv) -> Result<(), SandboxError> {
+    if let Some(secrets) = secrets {
+        record.keep_secrets(sealer, secrets).map_err(not_kept)?;
+    }
+    if !env.is_empty() {
+        record.keep_secret_env(sealer, env).map_err(not_kept)?;
+    }
+    Ok(())
 }
 
 /// By which a wish with other secrets is told; empty without any.

@@ -74,6 +74,11 @@ impl Reserve {
         place.map(|place| shelf.ready.swap_remove(place))
     }
 
+    /// Takes one back that is of no use to who has taken it.
+    pub fn give_back(&self, ready: Ready) {
+        self.lock().ready.push(ready);
+    }
+
     /// Whether it holds this one, or makes it.
     pub fn holds(&self, id: &SandboxId) -> bool {
         let shelf = self.lock();
