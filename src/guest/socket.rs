@@ -14,7 +14,7 @@ use nix::sys::time::TimeVal;
 /// Longest wait for a place in the guest's backlog. A guest that lives accepts at once.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
-/// Connects to a guest's socket. Blocks for [`CONNECT_WAIT`] at most, which stays the stream's write timeout.
+/// Connects to a guest's socket. Blocks for 5 seconds at most, which stays the stream's write timeout.
 ///
 /// The socket itself is opened first and then named by its descriptor: the path may be longer than the 108 bytes of an
 /// address, and the sandbox may have put a symlink in its place.
