@@ -35,7 +35,7 @@ use crate::telemetry::spans::Spans;
 use crate::webhook::{self, Reach, Webhooks};
 use brains::brains;
 pub use brains::cages;
-use directory::{lock_state, open_store};
+use directory::{check_store, lock_state, open_store};
 use engines::start_engine;
 pub use error::DaemonError;
 use front::Front;
@@ -90,6 +90,7 @@ impl Daemon {
     /// See [`DaemonError`].
     pub async fn start(config: &Config) -> Result<Self, DaemonError> {
         let lock = lock_state(&config.state_dir)?;
+        check_store(&config.state_dir)?;
         let host = check::probe(&config.state_dir, None);
         let is_root = nix::unistd::geteuid().is_root();
         let (engine, resolver) = start_engine(config, is_root).await?;

@@ -107,9 +107,9 @@ fn a_file_that_is_not_there_is_named() {
 
 /// What `handsd serve` says when it cannot start, in a directory that holds what it needs.
 fn refusal_to_serve(directory: &Path) -> String {
-    let (state, socket) = (directory.join("state"), format!("unix:{}", directory.join("socket").display()));
-    let output =
-        handsd(&["serve", "--http", "off", "--grpc", &socket, "--state-dir", state.to_str().expect("it is UTF-8")]);
+    let state = directory.join("state").display().to_string();
+    let socket = format!("unix:{}", directory.join("socket").display());
+    let output = handsd(&["serve", "--http", "off", "--grpc", &socket, "--state-dir", &state]);
     assert_eq!(output.status.code(), Some(1));
     text(&output.stderr).to_owned()
 }

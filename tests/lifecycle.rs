@@ -309,7 +309,7 @@ async fn what_no_record_names_is_removed_by_the_next_daemon() {
         let pids = sandboxes.each_ref().map(|sandbox| daemon.init(sandbox));
         drop(run);
         daemon.kill();
-        std::fs::remove_file(daemon.state().join("store.db")).unwrap();
+        daemon.forget_sandboxes();
         daemon.restart().await;
         assert_eq!(daemon.leftovers(), NOTHING);
         eventually(SOON, || async {
@@ -321,6 +321,29 @@ async fn what_no_record_names_is_removed_by_the_next_daemon() {
         assert!(listed.into_inner().sandboxes.is_empty());
         assert_eq!(daemon.sandbox().await.read("echo again").await, "again");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sandboxes_whose_record_is_lost_are_not_taken_for_nobodys() {
+    let Some(mut daemon) = Daemon::start().await else { return };
+    let sandbox = daemon.sandbox().await;
+    sandbox.bash("echo precious > file").await;
+    daemon.kill();
+    let moved = |from: &str, to: &str| {
+        for part in ["", "-wal", "-shm"] {
+            let (from, to) = (format!("store.db{part}{from}"), format!("store.db{part}{to}"));
+            std::fs::rename(daemon.state().join(from), daemon.state().join(to)).unwrap();
+        }
+    };
+    moved("", ".lost");
+    let listed = daemon.handsd(&["gc", "--dry-run"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&listed.stdout).trim_end(), sandbox.id);
+    let refused = daemon.handsd(&["serve", "--http", "off"]).output().unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("store.db is gone, and "), "{told}");
+    moved(".lost", "");
+    daemon.restart().await;
+    assert_eq!(sandbox.through(&daemon).read("cat file").await, "precious");
 }
 
 #[tokio::test(flavor = "multi_thread")]

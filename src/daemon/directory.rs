@@ -9,6 +9,7 @@ use nix::unistd::geteuid;
 
 use super::DaemonError;
 use crate::health::LOCK;
+use crate::ids::SandboxId;
 use crate::store::{Store, StoreError};
 
 /// Mode bits by which others than the owner write.
@@ -35,9 +36,30 @@ pub fn lock_state(path: &Path) -> Result<Flock<fs::File>, DaemonError> {
     }
 }
 
+/// Refuses to go on without a store where there are sandboxes: it was lost, and to a daemon that began with a new one they
+/// would all be nobody's, to be removed.
+pub fn check_store(state: &Path) -> Result<(), DaemonError> {
+    let sandboxes = state.join("sandboxes");
+    let is_sandbox = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<SandboxId>().ok();
+    let is_used = fs::read_dir(&sandboxes).into_iter().flatten().flatten().find_map(is_sandbox).is_some();
+    if is_used && !has_store(state) {
+        return Err(DaemonError::StoreLost { store: store_path(state), sandboxes });
+    }
+    Ok(())
+}
+
+/// There is a store, of whatever daemon.
+pub fn has_store(state: &Path) -> bool {
+    store_path(state).exists()
+}
+
+fn store_path(state: &Path) -> PathBuf {
+    state.join("store.db")
+}
+
 /// Opens the store. Blocks for some milliseconds, while nobody is served.
 pub async fn open_store(state: &Path) -> Result<Store, DaemonError> {
-    let path = state.join("store.db");
+    let path = store_path(state);
     let opened = tokio::task::spawn_blocking({
         let path = path.clone();
         move || Store::open(&path)

@@ -58,6 +58,18 @@ pub enum DaemonError {
     /// The engine cannot be started.
     #[error("the engine")]
     Engine(#[source] EngineError),
+    /// There are sandboxes, and nothing that says whose they are.
+    #[error(
+        "{} is gone, and {} has sandboxes: put it back, or have `handsd gc` remove them",
+        store.display(),
+        sandboxes.display()
+    )]
+    StoreLost {
+        /// Where the store should be.
+        store: PathBuf,
+        /// Where the sandboxes are.
+        sandboxes: PathBuf,
+    },
     /// The store cannot be opened.
     #[error("the store {}", path.display())]
     StoreFile {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::DaemonError;
-use super::directory::{lock_state, open_store, spools};
+use super::directory::{has_store, lock_state, open_store, spools};
 use super::engines::start_engine;
 use crate::config::Config;
 use crate::engine::Engine;
@@ -62,8 +62,12 @@ pub async fn sweep(
 ) -> Result<(), DaemonError> {
     let _lock = lock_state(&config.state_dir)?;
     let (engine, _) = start_engine(config, nix::unistd::geteuid().is_root()).await?;
-    let store = open_store(&config.state_dir).await?;
-    let recorded = store.sandboxes().await.map_err(DaemonError::Store)?;
+    // Where there is none, none is made: it would pass for that of the sandboxes.
+    let recorded = if has_store(&config.state_dir) {
+        open_store(&config.state_dir).await?.sandboxes().await.map_err(DaemonError::Store)?
+    } else {
+        Vec::new()
+    };
     let all = engine.list().await.map_err(DaemonError::Engine)?;
     let ids = match swept {
         Swept::Strangers => strangers(all, &recorded),

@@ -261,7 +261,7 @@ async fn what_no_record_names_is_listed_by_a_dry_run_and_then_removed() {
     // What is on record waits for the next daemon.
     assert_eq!(listed(daemon.handsd(&["gc"]).output().unwrap()), "");
     assert!(is_there());
-    fs::remove_file(daemon.state().join("store.db")).unwrap();
+    daemon.forget_sandboxes();
     assert_eq!(listed(daemon.handsd(&["gc", "--dry-run"]).output().unwrap()), sandbox.id);
     assert!(is_there());
     assert_eq!(listed(daemon.handsd(&["gc"]).output().unwrap()), sandbox.id);

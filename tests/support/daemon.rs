@@ -291,6 +291,12 @@ impl Daemon {
         self.restart().await;
     }
 
+    /// Takes all sandboxes off its record, after [`Daemon::kill`].
+    pub fn forget_sandboxes(&self) {
+        let store = rusqlite::Connection::open(self.state().join("store.db")).expect("it has made a store");
+        store.execute("DELETE FROM sandboxes", []).expect("the store has a table of them");
+    }
+
     /// Starts it again after [`Daemon::kill`].
     pub async fn restart(&mut self) {
         self.process = spawn(self.directory.path(), &self.options, &self.engine);
