@@ -26,7 +26,7 @@ use nix::sys::socket::{SockFlag, accept4};
 use super::agent::control::{Control, Request};
 use super::agent::{greet, listen_at};
 use super::trunk::{Envelope, Flow, Happened, Place, Trunk};
-use super::wire::trunk::{GUESTS, Open};
+use super::wire::trunk::{CONNECTIONS_SINCE, GUESTS, Open};
 use super::wire::{self, FromGuest, Purpose, Receiver, Step, ToGuest, from_guest, to_guest};
 use ports::Ports;
 use runs::Runs;
@@ -285,7 +285,7 @@ impl Relay {
 
     /// The guest carries terminals and connections.
     fn has_connections(&self) -> bool {
-        self.version >= 2
+        self.version >= CONNECTIONS_SINCE
     }
 
     /// Passes on what the guest answers, and the ends of runs whose output has come.

@@ -29,7 +29,7 @@ mod files;
 mod frame;
 pub mod trunk;
 
-/// What this build speaks. Since 2, a trunk carries terminals and connections.
+/// What this build speaks.
 pub const VERSION: u32 = 2;
 
 /// Longest message of a frame, in bytes. Above the largest legal [`Spawn`] (1 MiB of arguments and environment) and the

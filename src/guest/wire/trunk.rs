@@ -109,5 +109,8 @@ pub struct Accepted {
     pub port: u32,
 }
 
+/// The version since which a trunk carries connections and terminals.
+pub const CONNECTIONS_SINCE: u32 = 2;
+
 /// The first channel that the guest may choose; those below are the relay's.
 pub const GUESTS: u32 = 1 << 31;
