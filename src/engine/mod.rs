@@ -137,6 +137,8 @@ pub enum Happening {
 pub enum Change {
     /// Its processes have ended.
     Ended,
+    /// It is gone, files and all.
+    Removed,
     /// The kernel has ended one of its processes for want of memory.
     OutOfMemory,
     /// Its processes stand still.

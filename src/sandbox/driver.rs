@@ -226,9 +226,19 @@ impl Driver {
     async fn crash(&mut self, why: String) {
         crash::point("crash.seen");
         metrics().crashed();
+        self.end_body(Observation::GuestGone(why.into())).await;
+    }
+
+    /// Its files are gone too, and nobody asked for that.
+    async fn lose(&mut self) {
+        self.end_body(Observation::FilesGone).await;
+    }
+
+    /// What was alive of it has ended, as was observed.
+    async fn end_body(&mut self, observation: Observation) {
         self.activity.close();
         let mut body = std::mem::replace(&mut self.body, Body::Gone);
-        self.observe(Observation::GuestGone(why.into())).await;
+        self.observe(observation).await;
         body.close().await;
     }
 

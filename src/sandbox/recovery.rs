@@ -34,7 +34,7 @@ pub fn plan(recorded: &Phase, remains: Remains, same_boot: bool) -> Plan {
         // Its maker has not heard of it, and a second try with the same key makes another.
         (Phase::Creating | Phase::Destroying | Phase::Destroyed, _) => Plan::Remove,
         (Phase::Failed(failure), _) if failure.kind != FailureKind::Missing => Plan::Adopt(recorded.clone()),
-        (_, Remains::Nothing) => Plan::Adopt(Phase::Failed(missing())),
+        (_, Remains::Nothing) => Plan::Adopt(Phase::Failed(Failure::missing())),
         // What has crashed or was stopped has no processes. If there are some all the same, they are its own: a wake was
         // under way.
         (_, Remains::Awake) => Plan::Adopt(Phase::Running),
@@ -51,10 +51,6 @@ pub fn plan(recorded: &Phase, remains: Remains, same_boot: bool) -> Plan {
 
 fn lost() -> Failure {
     Failure { kind: FailureKind::Lost, message: Arc::from("its first process ended while no daemon ran") }
-}
-
-fn missing() -> Failure {
-    Failure { kind: FailureKind::Missing, message: Arc::from("its files are gone") }
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@
 //!     └───────────────────────┘ could not be removed; Destroy tries again
 //! ```
 //!
+//! What has been made and is gone without anybody having asked for that, files and all, is `Failed` too, from every phase.
+//!
 //! Where the engine's own tools are used on a sandbox, one that runs is found frozen, and one that is frozen is found awake:
 //! that is seen, and needs no step of the daemon's.
 //!
@@ -43,7 +45,7 @@ pub enum Phase {
     Waking(Tier),
     /// Its first process has ended without having been told to.
     Crashed(Failure),
-    /// It could not be made, or not be removed.
+    /// It could not be made, or not be removed, or it is gone unasked.
     Failed(Failure),
     /// Being removed.
     Destroying,
@@ -84,6 +86,14 @@ pub enum FailureKind {
     Missing,
 }
 
+impl Failure {
+    /// There is nothing of it any more.
+    #[must_use]
+    pub fn missing() -> Self {
+        Self { kind: FailureKind::Missing, message: Arc::from("its files are gone") }
+    }
+}
+
 /// What was observed.
 #[derive(Debug, Clone)]
 pub enum Observation {
@@ -105,6 +115,8 @@ pub enum Observation {
     CreateFailed(Arc<str>),
     /// The first process has ended, or the guest cannot be reached any more.
     GuestGone(Arc<str>),
+    /// There is nothing of it any more.
+    FilesGone,
     /// Somebody asked for its removal.
     DestroyRequested,
     /// The engine has removed it.
@@ -134,6 +146,7 @@ impl Phase {
             (phase, Observation::GuestGone(message)) if phase.has_guest() => {
                 Some(Self::Crashed(failure(FailureKind::Lost, message)))
             }
+            (phase, Observation::FilesGone) if phase.has_files() => Some(Self::Failed(Failure::missing())),
             (Self::Destroying, Observation::Removed) => Some(Self::Destroyed),
             (Self::Destroying, Observation::RemoveFailed(message)) => {
                 Some(Self::Failed(failure(FailureKind::Remove, message)))
@@ -160,11 +173,21 @@ impl Phase {
         }
     }
 
+    /// It has been made, and nobody has asked for its end.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        match self {
+            Self::Running | Self::Hibernating | Self::Hibernated(_) | Self::Waking(_) | Self::Crashed(_) => true,
+            Self::Creating | Self::Failed(_) | Self::Destroying | Self::Destroyed => false,
+        }
+    }
+
     /// Whether a change is one that the daemon has neither made nor is making, and so a reason to look.
     #[must_use]
     pub fn is_surprised_by(&self, change: Change) -> bool {
         match change {
-            Change::Ended | Change::Unknown => self.has_guest(),
+            Change::Ended => self.has_guest(),
+            Change::Removed | Change::Unknown => self.has_files(),
             Change::Frozen => matches!(self, Self::Running),
             Change::Thawed => matches!(self, Self::Hibernated(Tier::Frozen)),
             Change::OutOfMemory => false,
@@ -246,6 +269,7 @@ mod tests {
             Just(Observation::WakeFailed),
             Just(Observation::CreateFailed(Arc::clone(&message))),
             Just(Observation::GuestGone(Arc::clone(&message))),
+            Just(Observation::FilesGone),
             Just(Observation::DestroyRequested),
             Just(Observation::Removed),
             Just(Observation::RemoveFailed(message)),
@@ -299,6 +323,21 @@ mod tests {
         assert_eq!(waking, Phase::Waking(Tier::Stopped));
         assert_eq!(waking.after(Observation::WakeFailed), Some(Phase::Hibernated(Tier::Stopped)));
         assert_eq!(waking.after(Observation::Awake), Some(Phase::Running));
+    }
+
+    #[test]
+    fn what_is_gone_with_its_files_has_failed_and_can_only_be_destroyed() {
+        for phase in [Phase::Running, Phase::Hibernated(Tier::Stopped), Phase::Waking(Tier::Stopped)] {
+            let failed = phase.after(Observation::FilesGone).unwrap();
+            assert!(matches!(&failed, Phase::Failed(failure) if failure.kind == FailureKind::Missing), "{phase:?}");
+            assert!(failed.after(Observation::WakeBegun).is_none());
+            assert_eq!(failed.after(Observation::DestroyRequested), Some(Phase::Destroying));
+        }
+        // What is being made or removed has none yet, or none any more.
+        assert!(
+            !Phase::Creating.is_surprised_by(Change::Removed) && !Phase::Destroying.is_surprised_by(Change::Removed)
+        );
+        assert!(Phase::Hibernated(Tier::Stopped).is_surprised_by(Change::Removed));
     }
 
     #[test]

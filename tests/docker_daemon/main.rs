@@ -118,6 +118,31 @@ async fn a_container_that_somebody_kills_is_a_crash_that_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_somebody_removes_is_told_and_cannot_be_woken_but_destroyed() {
+    let Some((dockerd, mut daemon)) = start(&[]).await else { return };
+    let (awake, asleep, alone) = (daemon.sandbox().await, daemon.sandbox().await, daemon.sandbox().await);
+    let request = HibernateSandboxRequest { sandbox_id: asleep.id.clone(), tier: Tier::Stopped.into() };
+    daemon.sandboxes().hibernate(request).await.unwrap();
+    let mut run = awake.start(shell("echo before; sleep 1000")).await.unwrap();
+    run.read_until("before\n").await.unwrap();
+    let remove = |daemon: &Daemon, sandbox: &Sandbox| dockerd.remove(&container(&daemon.state(), sandbox));
+    remove(&daemon, &awake);
+    remove(&daemon, &asleep);
+    assert_eq!(run.finish().await.unwrap().reason(), Reason::SandboxLost);
+    daemon.kill();
+    remove(&daemon, &alone);
+    daemon.restart().await;
+    for sandbox in [awake, asleep, alone].map(|sandbox| sandbox.through(&daemon)) {
+        becomes(&sandbox, Phase::Failed).await;
+        assert_eq!(sandbox.get().await.unwrap().failure.unwrap().message, "its files are gone");
+        let refused = refusal(sandbox.run(shell("true")).await.map(|outcome| outcome.code()));
+        assert_eq!(refused, fault(Code::FailedPrecondition, ErrorReason::SandboxNotRunning));
+        sandbox.destroy().await.unwrap();
+    }
+    assert_eq!(daemon.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_somebody_pauses_sleeps_and_is_woken_by_whoever_needs_it() {
     let Some((dockerd, daemon)) = start(&[]).await else { return };
     let sandbox = daemon.sandbox().await;

@@ -43,7 +43,7 @@ async fn follow(client: &Client, instance: &str, tell: &mpsc::Sender<Happening>)
     if tell.send(Happening::Missed).await.is_err() {
         return;
     }
-    let kinds = ["die", "oom", "pause", "unpause"].map(str::to_owned).to_vec();
+    let kinds = ["die", "destroy", "oom", "pause", "unpause"].map(str::to_owned).to_vec();
     let filters = HashMap::from([
         ("type", vec!["container".to_owned()]),
         ("label", container::labels(instance, None)),
@@ -65,6 +65,7 @@ async fn follow(client: &Client, instance: &str, tell: &mpsc::Sender<Happening>)
 fn happening(event: &EventMessage) -> Option<Happening> {
     let change = match event.action.as_deref()? {
         "die" => Change::Ended,
+        "destroy" => Change::Removed,
         "oom" => Change::OutOfMemory,
         "pause" => Change::Frozen,
         "unpause" => Change::Thawed,
@@ -92,6 +93,7 @@ mod tests {
         let id = SandboxId::random();
         let of = |action| happening(&event(action, &[(container::SANDBOX, id.as_str())]));
         assert_eq!(of("die"), Some(Happening::To(id.clone(), Change::Ended)));
+        assert_eq!(of("destroy"), Some(Happening::To(id.clone(), Change::Removed)));
         assert_eq!(of("oom"), Some(Happening::To(id.clone(), Change::OutOfMemory)));
         assert_eq!(of("pause"), Some(Happening::To(id.clone(), Change::Frozen)));
         assert_eq!(of("unpause"), Some(Happening::To(id.clone(), Change::Thawed)));

@@ -28,7 +28,10 @@ impl Driver {
                 self.observe(Observation::Awake).await;
             }
             (_, Found::Alive { .. }) => {}
-            (_, Found::Dead | Found::Nothing) => {
+            (_, Found::Nothing) => self.lose().await,
+            // Its files are as they were.
+            (phase, Found::Dead) if !phase.has_guest() => {}
+            (_, Found::Dead) => {
                 let why = self.explain("the engine says that its processes have ended".to_owned()).await;
                 self.crash(why).await;
             }

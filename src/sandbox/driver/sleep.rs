@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Driver, WAKE_QUEUE_DEADLINE};
 use crate::crash;
+use crate::engine::{EngineError, Found};
 use crate::metrics::{LifeStep, Restarted, metrics};
 use crate::sandbox::live::Body;
 use crate::sandbox::runtime::state::Supervised;
@@ -153,11 +154,23 @@ impl Driver {
                 }
                 Ok(())
             }
+            Err(error) if self.is_missing(&error).await => {
+                self.lose().await;
+                Err(self.not_running())
+            }
             Err(error) => {
                 self.observe(Observation::WakeFailed).await;
                 Err(error)
             }
         }
+    }
+
+    /// Whether a step has failed because there is nothing of the sandbox any more. An engine that has just not answered is
+    /// not asked.
+    async fn is_missing(&self, error: &SandboxError) -> bool {
+        let SandboxError::Engine { source, .. } = error else { return false };
+        !matches!(**source, EngineError::Unavailable { .. })
+            && matches!(self.tools.engine.find(self.id()).await, Ok(Found::Nothing))
     }
 
     async fn thaw(&mut self) -> Result<(), SandboxError> {
