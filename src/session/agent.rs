@@ -187,3 +187,34 @@ pub(super) fn bounded(field: &'static str, text: &str, least: usize, most: usize
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_may_be_named_after_who_may_serve_it() {
+        let named = |runtime, model: &str| {
+            let spec = AgentSpec {
+                name: "a".to_owned(),
+                runtime,
+                model: model.to_owned(),
+                prompt: String::new(),
+                limits: Limits::default(),
+                image: String::new(),
+                credential: None,
+            };
+            (spec.provider().to_owned(), spec.model_name().to_owned())
+        };
+        for (runtime, model, provider, name) in [
+            (Kind::Claude, "anthropic/m", "anthropic", "m"),
+            (Kind::Claude, "m", "anthropic", "m"),
+            (Kind::Codex, "m", "openai", "m"),
+            (Kind::Acp, "openai/m", "openai", "m"),
+            (Kind::Acp, "anthropic/m", "anthropic", "m"),
+            (Kind::Acp, "m/n", "m", "m/n"),
+        ] {
+            assert_eq!(named(runtime, model), (provider.to_owned(), name.to_owned()), "{model}");
+        }
+    }
+}

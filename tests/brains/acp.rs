@@ -86,3 +86,20 @@ async fn an_agent_that_lost_what_it_kept_is_told_so() {
     let last = told(&lab.model.asked()[1].body);
     assert!(last.contains("You are the brain of a test.") && last.contains("of this conversation is gone"), "{last}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_may_be_a_script_with_the_files_that_it_needs() {
+    let Some(lab) = Lab::scripted_agent([Say("echo \"it's $PWD\" | tee a.txt"), Say("cat a.txt")]).await else {
+        return;
+    };
+    let session = lab.session("go").await;
+    let (reason, events) = session.turns(1).await;
+    assert_eq!((reason.as_str(), said(&events)), ("completed", vec!["it's /workspace\n".to_owned()]));
+    // It cannot load its session, and is told so.
+    lab.kill_brain();
+    session.until("runtime.exited", 1).await;
+    session.send("go on").await;
+    assert_eq!(session.turns(2).await.0, "completed");
+    assert_eq!(session.result().await.as_deref(), Some("it's /workspace\n"));
+    assert!(told(&lab.model.asked()[1].body).contains("of this conversation is gone"));
+}

@@ -24,6 +24,7 @@ each_runtime![
 
 an_agent_too![
     a_brain_killed_in_the_middle_of_a_call_hears_what_came_of_it,
+    a_brain_killed_while_it_hears_its_model_goes_on,
     a_daemon_killed_in_the_middle_of_a_call_goes_on_and_nothing_runs_twice,
     a_brain_whose_sandbox_was_stopped_wakes_with_its_conversation,
 ];

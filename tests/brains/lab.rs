@@ -56,6 +56,26 @@ env = [
     ))
 }
 
+/// How our own agent is started: a program, and files that it reads.
+fn script() -> Option<String> {
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    let node = std::env::split_paths(&places).map(|place| place.join("node")).find(|file| file.exists());
+    let Some(node) = node else {
+        println!("skipped: there is no node");
+        return None;
+    };
+    let agent = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/brains/agent");
+    // Debian's node has a part of itself there.
+    let parts = Some("/usr/share/nodejs").filter(|place| Path::new(place).exists());
+    let files: Vec<String> = parts.into_iter().chain([agent]).map(|place| format!("'{place}'")).collect();
+    Some(format!(
+        "[brain.acp]\nprogram = '{node}'\nargs = ['{agent}/index.mjs', '{{model}}']\nfiles = [{files}]\n\
+         env = ['MODEL_URL={{base_url}}']\n",
+        node = node.display(),
+        files = files.join(", "),
+    ))
+}
+
 impl Lab {
     /// With a model that does this; `None` where the programs are not there.
     pub async fn start(runtime: &str, steps: impl IntoIterator<Item = Step>) -> Option<Self> {
@@ -65,12 +85,21 @@ impl Lab {
     /// The same with more configuration. Timeouts of models are short.
     pub async fn configured(runtime: &str, steps: impl IntoIterator<Item = Step>, more: &str) -> Option<Self> {
         let npm = npm()?;
-        let model = Model::start(steps).await;
         let acp = if runtime == "acp" { goose(&npm)? } else { String::new() };
+        let brain = format!("[brain]\nnpm = '{}'\n{acp}", npm.display());
+        Self::make(runtime, steps, &format!("{more}\n{brain}")).await
+    }
+
+    /// One whose brain is our own agent, a script; `None` where there is no node.
+    pub async fn scripted_agent(steps: impl IntoIterator<Item = Step>) -> Option<Self> {
+        Self::make("acp", steps, &script()?).await
+    }
+
+    async fn make(runtime: &str, steps: impl IntoIterator<Item = Step>, more: &str) -> Option<Self> {
+        let model = Model::start(steps).await;
         let config = format!(
-            "{more}\n[brain]\nnpm = '{npm}'\n{acp}[model]\nfirst_byte_timeout = '5s'\nidle_timeout = '5s'\n\
+            "{more}[model]\nfirst_byte_timeout = '5s'\nidle_timeout = '5s'\n\
              [model.anthropic]\nbase_url = '{url}'\n[model.openai]\nbase_url = '{url}'\n",
-            npm = npm.display(),
             url = model.url,
         );
         let daemon = Daemon::start_with(Options { config, ..Options::default() }).await?;

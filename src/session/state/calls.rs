@@ -108,7 +108,7 @@ impl Step<'_> {
         let mut record = call.clone();
         record.answer = Some(answer.clone());
         // The store has the text; here it is enough to know that there is one.
-        call.answer = Some(Answer { text: String::new(), ..answer.clone() });
+        call.answer = Some(Answer { text: String::new(), is_ok: answer.is_ok, exit: answer.exit });
         self.out.calls.push((id.to_owned(), record));
         self.act(Effect::Answer(id.to_owned(), answer));
     }
