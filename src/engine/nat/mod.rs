@@ -290,8 +290,9 @@ impl Shared {
 
     fn detach(&self, directory: &Path) -> io::Result<()> {
         let Some(number) = number_of(directory)? else { return Ok(()) };
-        let mut state = self.lock();
+        // Takes the kernel 20 ms, in which others can be attached: the number is not free before.
         link::remove(&self.link(number))?;
+        let mut state = self.lock();
         fs::remove_file(directory.join(FILE))?;
         state.numbers.remove(&number);
         if state.numbers.is_empty() {
