@@ -104,17 +104,10 @@ impl Daemon {
         let boot = node.boot_id.clone();
         let sandboxes = Sandboxes::open(engine, store.clone(), Arc::clone(&sealer), defaults, boot).await;
         let sandboxes = sandboxes.map_err(DaemonError::Store)?;
-        let contents = config.state_dir.join("content");
-        let credentials = Credentials::new(store.clone(), Arc::clone(&sealer));
         let stop = CancellationToken::new();
         let previews = open_previews(config, sandboxes.clone(), http, stop.clone())?;
-        let preview = Arc::new({
-            let previews = previews.clone();
-            move |sandbox: &SandboxId, port| Some(previews.links(sandbox, port).url).filter(|url| !url.is_empty())
-        });
-        let brains = brains(config, is_root);
-        let sessions = Sessions::open(store.clone(), credentials, sandboxes.clone(), contents, preview, brains).await;
-        let sessions = sessions.map_err(DaemonError::Sessions)?;
+        let credentials = Credentials::new(store.clone(), Arc::clone(&sealer));
+        let sessions = open_sessions(config, is_root, credentials, sandboxes.clone(), previews.clone()).await?;
         let webhooks = open_webhooks(config, store.clone(), sessions.clone(), sealer).await?;
         let services = Services {
             previews,
@@ -274,6 +267,22 @@ fn open_spans(config: &Config) -> Result<(Spans, Option<Exporter>), DaemonError>
     let Some(url) = &config.telemetry.otlp else { return Ok((Spans::default(), None)) };
     let (spans, exporter) = Exporter::open(url).map_err(DaemonError::Telemetry)?;
     Ok((spans, Some(exporter)))
+}
+
+/// The sessions, with the brains that are installed.
+async fn open_sessions(
+    config: &Config,
+    is_root: bool,
+    credentials: Credentials,
+    sandboxes: Sandboxes,
+    previews: Previews,
+) -> Result<Sessions, DaemonError> {
+    let preview =
+        move |sandbox: &SandboxId, port| Some(previews.links(sandbox, port).url).filter(|url| !url.is_empty());
+    let (store, contents) = (sandboxes.store().clone(), config.state_dir.join("content"));
+    let opened =
+        Sessions::open(store, credentials, sandboxes, contents, Arc::new(preview), brains(config, is_root)).await;
+    opened.map_err(DaemonError::Sessions)
 }
 
 /// The webhooks of the sessions.
