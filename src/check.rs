@@ -41,6 +41,8 @@ pub struct Host {
     pub seccomp: Vec<String>,
     /// The kernel lets this process make rules for packets (nf_tables).
     pub nftables: bool,
+    /// Packets that are passed on go through a filter of iptables-legacy, too.
+    pub legacy_filter: bool,
     /// Where state is kept.
     pub state: StateDir,
     /// Whether there is a Docker engine.

@@ -26,6 +26,7 @@ pub fn probe(state_dir: &Path, docker_host: Option<&str>) -> Host {
         swap: swap(),
         seccomp: words("/proc/sys/kernel/seccomp/actions_avail"),
         nftables: nat::probe().is_ok(),
+        legacy_filter: words("/proc/net/ip_tables_names").iter().any(|table| table == "filter"),
         state: state(state_dir, &mounts),
         docker: docker::find(docker_host),
         kernel,

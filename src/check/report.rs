@@ -209,6 +209,12 @@ fn cgroups(host: &Host) -> Finding {
 fn addresses(host: &Host) -> Finding {
     const NAME: &str = "addresses";
     match host.user {
+        User::Root | User::WeakRoot if host.nftables && host.legacy_filter => Finding::warning(
+            NAME,
+            "A filter of iptables-legacy, in which handsd has no say, may drop what sandboxes with network \"nat\" send.",
+            "iptables-legacy -I FORWARD -i hd+ -j ACCEPT && iptables-legacy -I FORWARD -o hd+ -j ACCEPT, which handsd's \
+             own rules come before",
+        ),
         User::Root | User::WeakRoot if host.nftables => Finding::ok(NAME, "network \"nat\" by nf_tables"),
         User::Root | User::WeakRoot => Finding::lacking(
             NAME,

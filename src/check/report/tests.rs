@@ -13,6 +13,7 @@ fn good() -> Host {
         swap: Swap { bytes: 8 << 30, zram: true },
         seccomp: vec!["kill_process".to_owned(), "errno".to_owned(), "allow".to_owned()],
         nftables: true,
+        legacy_filter: false,
         state: StateDir {
             path: "/var/lib/handsd".into(),
             free: Some(100 << 30),
@@ -68,6 +69,13 @@ fn without_nf_tables_there_are_no_addresses() {
 }
 
 #[test]
+fn a_filter_in_which_handsd_has_no_say_is_named() {
+    let host = Host { legacy_filter: true, ..good() };
+    assert_eq!(troubles(&host), [("addresses", State::Warning)]);
+    assert!(fix(&host, "addresses").starts_with("iptables-legacy -I FORWARD -i hd+"));
+}
+
+#[test]
 fn a_host_that_has_all_lacks_nothing() {
     assert_eq!(troubles(&good()), []);
     assert_eq!(good().lacks(), Vec::<String>::new());
@@ -86,6 +94,7 @@ fn every_trouble_is_a_sentence_and_has_a_fix() {
         swap: Swap::default(),
         seccomp: vec![],
         nftables: false,
+        legacy_filter: true,
         state: StateDir {
             path: "/var".into(),
             free: Some(0),
