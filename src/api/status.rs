@@ -184,6 +184,9 @@ fn engine_fault(error: &EngineError, message: String) -> Fault {
         EngineError::RuntimeUnknown { .. } | EngineError::Unavailable { .. } => {
             Fault::new(Code::Unavailable, ErrorReason::EngineUnavailable, message)
         }
+        EngineError::Step { source, .. } if is_disk_full(source) => {
+            Fault::new(Code::ResourceExhausted, ErrorReason::DiskFull, message).errno(raw(source))
+        }
         EngineError::Step { .. } => Fault::new(Code::Internal, ErrorReason::SandboxCreateFailed, message),
         EngineError::Gone => Fault::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
     }
@@ -191,6 +194,9 @@ fn engine_fault(error: &EngineError, message: String) -> Fault {
 
 fn image_fault(error: &ImageError, message: String) -> Fault {
     let (code, reason) = match error {
+        ImageError::Io { source, .. } if is_disk_full(source) => {
+            return Fault::new(Code::ResourceExhausted, ErrorReason::DiskFull, message).errno(raw(source));
+        }
         ImageError::NotFound | ImageError::NotInArchive { .. } => (Code::NotFound, ErrorReason::ImageNotFound),
         ImageError::NameNeeded { .. } => (Code::InvalidArgument, ErrorReason::ArgumentInvalid),
         ImageError::Invalid { .. } | ImageError::TooLarge { .. } => {
@@ -308,7 +314,7 @@ impl From<RunError> for Fault {
     }
 }
 
-/// The node's own disk is full, where it was to keep the output of a run.
+/// The node's own disk is full.
 fn is_disk_full(error: &io::Error) -> bool {
     matches!(raw(error), libc::ENOSPC | libc::EDQUOT)
 }
@@ -443,6 +449,23 @@ mod tests {
         for (step, errno, code, reason) in cases {
             assert_eq!(reason_of(step, errno), (code, reason), "{step:?} {errno}");
         }
+    }
+
+    #[test]
+    fn what_the_node_lacks_or_the_caller_asks_for_is_no_fault_of_the_daemons() {
+        let step = |errno| EngineError::Step { step: String::new(), source: io::Error::from_raw_os_error(errno) };
+        let of = |fault: Fault| (fault.code, fault.reason);
+        let full = (Code::ResourceExhausted, ErrorReason::DiskFull);
+        assert_eq!(of(engine_fault(&step(libc::ENOSPC), String::new())), full);
+        let image = ImageError::Io { step: String::new(), source: io::Error::from_raw_os_error(libc::EDQUOT).into() };
+        assert_eq!(of(image_fault(&image, String::new())), full);
+        let broken = (Code::Internal, ErrorReason::SandboxCreateFailed);
+        assert_eq!(of(engine_fault(&step(libc::EIO), String::new())), broken);
+        let files = RunError::Host { step: "", source: io::Error::from_raw_os_error(libc::EMFILE) };
+        assert_eq!(of(files.into()), (Code::ResourceExhausted, ErrorReason::TooManyRequests));
+        let other = |errno| of(FileError::Other { path: String::new(), errno }.into());
+        assert_eq!(other(libc::EXDEV), (Code::FailedPrecondition, ErrorReason::FileFailed));
+        assert_eq!(other(libc::EIO), (Code::Internal, ErrorReason::FileFailed));
     }
 
     #[test]
