@@ -168,6 +168,10 @@ async fn nobody_inside_can_reach_the_guest_or_the_node(bench: Bench) {
                 mount -t tmpfs none /tmp; echo 1 > /proc/sysrq-trigger; ls -A /.hands/io";
     let outcome = sandbox.run(&format!("{{ {line}; }} 2>/dev/null; echo alive")).await;
     assert_eq!(outcome.text, "alive\n");
+    let guest = bench.engine.guest_path();
+    let line =
+        format!("echo x >> {guest} && echo written; rm -f {guest}; mv {guest} /tmp/g; test -x {guest} && echo there");
+    assert_eq!(sandbox.run(&format!("{{ {line}; }} 2>/dev/null")).await.text, "there\n");
     let sockets = sandbox.run("find / -xdev -name '*.sock' 2>/dev/null; grep -c . /proc/net/unix").await.text;
     assert!(!sockets.contains("docker.sock") && !sockets.contains("guest.sock"), "{sockets}");
     // Whoever connects to the socket must be outside, and whoever listens there is the guest.
