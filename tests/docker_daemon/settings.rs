@@ -189,7 +189,7 @@ async fn what_others_have_in_docker_is_there_when_all_of_ours_is_gone() {
     }
     let sandbox = daemon.sandbox().await;
     daemon.kill();
-    fs::remove_file(daemon.state().join("store.db")).unwrap();
+    daemon.forget_sandboxes();
     let output = daemon.handsd(&["gc"]).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim_end(), sandbox.id);
     for path in ["/networks/foreign", "/volumes/foreign", "/containers/foreign/json", "/images/foreign:1/json"] {

@@ -184,7 +184,8 @@ async fn a_terminal_is_typed_in_and_resized_and_goes_on_when_its_daemon_dies() {
     type_in(&sandbox, shell.id(), "\x03").await;
     type_in(&sandbox, shell.id(), "echo code$?\n").await;
     shell.read_until("code130\r\n").await.unwrap();
-    sandbox.input(shell.id(), vec![Input::Eof(Eof {})]).await.unwrap();
+    // In words: the end of input is lost on a terminal whose shell is about to take it out of its line mode.
+    type_in(&sandbox, shell.id(), "exit 0\n").await;
     assert_eq!(shell.finish().await.unwrap().code(), Some(0));
 }
 
