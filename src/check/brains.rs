@@ -27,7 +27,10 @@ fn fix(kind: Kind) -> String {
         Kind::Claude => format!("@anthropic-ai/claude-code@{}", claude::VERSION),
         Kind::Codex => format!("@openai/codex@{}", codex::VERSION),
         Kind::Acp | Kind::Script => {
-            return format!("brain.{kind}.program = \"FILE\", a program for 64-bit Linux", kind = kind.name());
+            let section = kind.name();
+            return format!(
+                "[brain.{section}] program = \"FILE\", a program for 64-bit Linux, and versions = [\"ITS VERSION\"]"
+            );
         }
     };
     format!("npm install --prefix DIR {package}, and brain.npm = \"DIR\"")

@@ -152,6 +152,8 @@ impl Cages {
         }
         let (installed, fingerprint) = self.find(kind)?;
         if installed.versions.is_empty() {
+            // It is seen at least that it is a program.
+            elf::interpreter(&installed.program).map_err(|source| program(installed, source))?;
             return Ok("any version".to_owned());
         }
         let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&fingerprint).cloned();
@@ -396,6 +398,8 @@ mod tests {
         let mut any = cages(directory.path(), &program, "1");
         any.installed[0].versions.clear();
         any.check(Kind::Claude).await.unwrap();
+        any.installed[0].program = PathBuf::from("/etc/passwd");
+        assert!(matches!(any.check(Kind::Claude).await, Err(CageError::Program { .. })));
         let other = cages(directory.path(), &program, "0.0.1");
         let refused = other.image(Kind::Claude).await;
         assert!(matches!(&refused, Err(CageError::Version { found, .. }) if *found == version), "{refused:?}");
