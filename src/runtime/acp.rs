@@ -130,11 +130,11 @@ const SESSION: &str = "session";
 const PROMPT: &str = "prompt ";
 
 /// For an agent that goes on without what it kept.
-const LOST: &str =
-    "[host] What you kept of this conversation is gone. You know of it what follows, and what is in your files.";
+const LOST: &str = "[host] What you kept of this conversation is gone. All that you know of it is what follows, and what you find in the workspace.";
 
 impl Talk {
-    fn begin(&mut self, turn: &Turn, text: String) -> Vec<u8> {
+    /// Tells it a turn, as this text.
+    fn tell(&mut self, turn: &Turn, text: String) -> Vec<u8> {
         let messages = turn.messages.iter().map(|message| message.id.clone()).collect();
         self.desk.begin(turn);
         (self.stand, self.is_unwanted) = (Stand::Begun, false);
@@ -289,7 +289,7 @@ impl Dialogue for Talk {
     }
 
     fn begin(&mut self, turn: &Turn) -> Vec<u8> {
-        self.begin(turn, again::texts(turn))
+        self.tell(turn, again::texts(turn))
     }
 
     fn steer(&mut self, _turn: &TurnId, message: &Message) -> Vec<u8> {
@@ -301,7 +301,7 @@ impl Dialogue for Talk {
     }
 
     fn resume(&mut self, turn: &Turn, calls: &[Recorded]) -> Vec<u8> {
-        self.begin(turn, again::resumption(turn, calls))
+        self.tell(turn, again::resumption(turn, calls))
     }
 
     fn rejoin(&mut self, _turn: Option<&Turn>) -> Vec<u8> {
