@@ -36,7 +36,8 @@ const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// How it is started.
 fn goose(npm: &Path) -> Option<String> {
-    let program = npm.join("node_modules/@aaif/goose-binary-linux-x64/bin/goose");
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    let program = npm.join(format!("node_modules/@aaif/goose-binary-linux-{architecture}/bin/goose"));
     if let Some(missing) = [program.as_path(), Path::new(CERTIFICATES)].into_iter().find(|path| !path.exists()) {
         println!("skipped: {} is not there", missing.display());
         return None;
