@@ -1,16 +1,21 @@
 //! The HTTP front: its listener, and who may use it.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::DaemonError;
 use crate::api::grpc::connection::{self, Connection};
@@ -21,10 +26,13 @@ use crate::config::{Config, HttpConfig};
 use crate::metrics::Peer;
 use crate::network::silence;
 use crate::store::Store;
-use crate::telemetry::chain;
 
 /// Connections that are ready and that the server has not taken yet; it takes them as fast as it can.
 const READY: usize = 16;
+
+/// How long a client may take for the head of a request, and with nothing in between two of them; and how long it may be
+/// silent within the body of one. Whoever takes longer only holds a connection.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A listener that nobody has been let into yet.
 pub struct Web {
@@ -62,46 +70,39 @@ impl Web {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) {
-        let stopped = stop.clone().cancelled_owned();
         let listener = match certificates {
             None => connection::Listener::Plain(self.listener),
             Some(certificates) => connection::Listener::Tls(self.listener, certificates),
         };
         let (ready, connections) = mpsc::channel(READY);
-        let accepting = connection::accept(listener, Peer::HttpClient, self.connections, ready, stop);
-        let ready = Ready { connections, address: self.address };
-        let serving = axum::serve(ready, router).with_graceful_shutdown(stopped);
-        let ((), served) = tokio::join!(accepting, serving);
-        if let Err(error) = served {
-            tracing::error!(error = %chain(&error), "a listener ended");
-        }
+        let accepting = connection::accept(listener, Peer::HttpClient, self.connections, ready, stop.clone());
+        tokio::join!(accepting, serve(connections, router, stop));
         tasks.close();
         tasks.wait().await;
     }
 }
 
-/// Connections whose clients have begun to speak.
-struct Ready {
-    connections: mpsc::Receiver<Connection>,
-    address: SocketAddr,
-}
-
-impl Listener for Ready {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    /// With the node's own address: nobody asks for the client's.
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        match self.connections.recv().await {
-            Some(connection) => (connection, self.address),
-            // Nobody accepts any more: the daemon ends.
-            None => std::future::pending().await,
-        }
+/// Serves connections whose clients have begun to speak, until `stop`; what is under way then is finished.
+async fn serve(mut ready: mpsc::Receiver<Connection>, router: Router, stop: CancellationToken) {
+    let router = router.layer(RequestBodyTimeoutLayer::new(PATIENCE));
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    // For the WebSockets of previews.
+    server.http2().enable_connect_protocol();
+    let (graceful, mut serving) = (GracefulShutdown::new(), JoinSet::new());
+    while let Some(Some(connection)) = stop.run_until_cancelled(ready.recv()).await {
+        while serving.try_join_next().is_some() {}
+        let service = TowerToHyperService::new(router.clone());
+        let connection = server.serve_connection_with_upgrades(TokioIo::new(connection), service).into_owned();
+        let connection = graceful.watch(connection);
+        serving.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+        });
     }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
+    graceful.shutdown().await;
+    while serving.join_next().await.is_some() {}
 }
 
 /// Who may use the HTTP surface.
@@ -114,4 +115,39 @@ pub async fn access(config: &Config, store: Store) -> Result<Access, DaemonError
     let key = key.map_err(DaemonError::Key)?;
     let tokens = Tokens::open(&key, store).await.map_err(DaemonError::Store)?;
     Ok(Access { key, tokens, hosts: hosts.clone(), origins: origins.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_finish_a_request_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let web = Web { listener, address, connections: 8 };
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", post(|body: String| async move { body }));
+        let serving = web.serve(router, None, TaskTracker::new(), stop.clone());
+        let clients = async {
+            for (said, answer) in [
+                ("POST / HT", ""),
+                ("POST / HTTP/1.1\r\nhost: h\r\n", ""),
+                ("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nhalf", "HTTP/1.1 400 "),
+                ("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\n\r\nhalf", "HTTP/1.1 200 "),
+            ] {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                client.write_all(said.as_bytes()).await.unwrap();
+                let mut answered = String::new();
+                client.read_to_string(&mut answered).await.unwrap();
+                assert!(answered.starts_with(answer) && answered.is_empty() == answer.is_empty(), "{said}: {answered}");
+            }
+            stop.cancel();
+        };
+        tokio::join!(serving, clients);
+    }
 }
