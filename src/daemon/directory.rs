@@ -48,9 +48,9 @@ pub fn check_store(state: &Path) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// There is a store, of whatever daemon.
+/// There is a store, of whatever daemon. An empty file is none.
 pub fn has_store(state: &Path) -> bool {
-    store_path(state).exists()
+    fs::metadata(store_path(state)).is_ok_and(|store| store.len() > 0)
 }
 
 fn store_path(state: &Path) -> PathBuf {
