@@ -95,7 +95,12 @@ impl<'a> Meter<'a> {
     /// What an error of a reader above this meter means: the meter's own if it stopped it, else that the archive is
     /// damaged.
     pub(super) fn explain(&self, what: &str, error: &io::Error) -> ImageError {
-        self.fault.borrow_mut().take().unwrap_or_else(|| ImageError::invalid(format!("{what}: {error}")))
+        self.fault.borrow_mut().take().unwrap_or_else(|| match error.kind() {
+            // What the reader of tars says of itself quotes what it has read, and the file may be no archive at all, but
+            // somebody's secret.
+            io::ErrorKind::Other => ImageError::invalid(format!("{what}: it is damaged, or no archive of this kind")),
+            _ => ImageError::invalid(format!("{what}: {error}")),
+        })
     }
 
     fn stop(&self, fault: ImageError) -> io::Error {
