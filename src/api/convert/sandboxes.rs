@@ -1,6 +1,7 @@
 //! Sandboxes, their limits and phases.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use super::network::{network, network_message, network_usage, secret_message, secrets};
@@ -37,6 +38,8 @@ const MAX_PIDS: u64 = 4 << 20;
 const MIN_DISK: u64 = 1 << 20;
 /// Least bytes a second of a sandbox: what the kernel passes on as one piece.
 const MIN_BANDWIDTH: u64 = 64 << 10;
+/// Directories of a sandbox that are the kernel's own.
+const KERNELS: [&str; 2] = ["/proc", "/sys"];
 /// Longest idle timeout.
 const MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Sandboxes of a page, if not said otherwise, and at most.
@@ -56,7 +59,7 @@ pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String
     check_env("secret_env", &request.secret_env, MAX_ENV_BYTES - bytes)?;
     check_labels(&request.labels)?;
     let workspace = Some(request.workspace).filter(|path| !path.is_empty());
-    workspace.as_deref().map_or(Ok(()), |path| absolute("workspace", path))?;
+    workspace.as_deref().map_or(Ok(()), check_workspace)?;
     let wish = Wish {
         image,
         env: request.env,
@@ -74,9 +77,17 @@ pub fn wish(request: proto::CreateSandboxRequest) -> Result<(Wish, Option<String
     Ok((wish, key(request.idempotency_key)?))
 }
 
-fn absolute(field: &'static str, path: &str) -> Result<(), Fault> {
-    bounded(field, path, MAX_PATH)?;
-    if path.starts_with('/') { Ok(()) } else { Err(Fault::argument(field, "is not an absolute path")) }
+/// Refuses one that no directory can be made for.
+fn check_workspace(path: &str) -> Result<(), Fault> {
+    const FIELD: &str = "workspace";
+    bounded(FIELD, path, MAX_PATH)?;
+    if !path.starts_with('/') {
+        return Err(Fault::argument(FIELD, "is not an absolute path"));
+    }
+    match KERNELS.iter().find(|root| Path::new(path).starts_with(root)) {
+        Some(root) => Err(Fault::argument(FIELD, format!("is in {root}, which is the kernel's own"))),
+        None => Ok(()),
+    }
 }
 
 /// Refuses more or longer labels than there may be.
