@@ -151,6 +151,9 @@ async fn directories_are_made_removed_and_renamed_or_the_reason_is_told() {
     files.remove("a/b").await.unwrap();
     assert_eq!(sandbox.read("ls -A . keep").await, ".:\na\nf\nkeep\nsticky\n\nkeep:\nf", "links are not followed");
     assert!(files.remove_all("/").await.is_err());
+    let invalid = fault(Code::InvalidArgument, ErrorReason::PathInvalid);
+    assert_eq!(refusal(files.remove_all(".").await), invalid);
+    assert_eq!(refusal(files.rename("./.", "elsewhere").await), invalid);
 
     assert_eq!(refusal(files.rename("none", "x").await), missing);
     assert_eq!(refusal(files.rename("f", "none/x").await), missing);

@@ -208,6 +208,7 @@ impl Files {
     }
 
     async fn ask_removal(&self, path: &str, recursive: bool) -> Result<(), FileError> {
+        path::refuse_dot(path)?;
         self.converse(path, move |mut guest| {
             let request = wire::Remove { path: guest.path().into(), recursive };
             match guest.ask(file_request::Body::Remove(request), BULK_WAIT)? {
@@ -219,6 +220,7 @@ impl Files {
     }
 
     async fn ask_rename(&self, from: &str, to: &str, replace: bool) -> Result<FileInfo, FileError> {
+        path::refuse_dot(from)?;
         let to = path::resolve(&self.0.workspace, to)?;
         self.converse(from, move |mut guest| {
             let request = wire::Rename { from: guest.path().into(), to: to.clone().into(), replace };

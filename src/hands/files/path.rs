@@ -34,6 +34,17 @@ pub fn resolve(workspace: &str, path: &str) -> Result<String, FileError> {
     if absolute.len() < MAX_PATH { Ok(absolute) } else { Err(invalid(libc::ENAMETOOLONG)) }
 }
 
+/// Refuses a path that ends in ".": what it leads to has another name, by which it may be moved or removed.
+///
+/// # Errors
+/// [`FileError::PathInvalid`].
+pub fn refuse_dot(path: &str) -> Result<(), FileError> {
+    if path == "." || path.ends_with("/.") {
+        return Err(FileError::PathInvalid { path: path.to_owned(), errno: libc::EINVAL });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
