@@ -162,6 +162,18 @@ async fn the_output_of_a_run_can_be_read_without_waking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_output_of_a_run_wakes_a_sandbox_that_was_stopped() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let sandbox = daemon.sandbox().await;
+    let outcome = sandbox.bash("echo kept").await;
+    let request = HibernateSandboxRequest { sandbox_id: sandbox.id.clone(), tier: Tier::Stopped.into() };
+    daemon.sandboxes().hibernate(request).await.unwrap();
+    let again = sandbox.attach(&outcome.started.run_id, 0).await.unwrap().finish().await.unwrap();
+    assert_eq!((again.stdout_text().as_str(), again.code()), ("kept\n", Some(0)));
+    assert_eq!(sandbox.get().await.unwrap().phase(), Phase::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_touch_puts_sleep_off() {
     let Some(daemon) = Daemon::start().await else { return };
     let sandbox = with_timeout(&daemon, 900).await;

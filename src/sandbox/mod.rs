@@ -137,6 +137,18 @@ impl Sandbox {
         snapshot.hands.clone().ok_or_else(|| self.not_running(&snapshot.phase))
     }
 
+    /// Its hands, for a run of before: a sandbox that sleeps goes on sleeping if they are there, and wakes if they have to be
+    /// made anew, because it was stopped or an earlier daemon put it to sleep.
+    ///
+    /// # Errors
+    /// As [`Sandbox::awake`].
+    pub async fn hands_of_before(&self) -> Result<Hands, SandboxError> {
+        match self.hands() {
+            Ok(hands) => Ok(hands),
+            Err(_) => self.awake().await.map(|(hands, _)| hands),
+        }
+    }
+
     /// Its hands, to use: wakes it if it sleeps or has crashed, and keeps it awake as long as the lease is held.
     ///
     /// # Errors

@@ -126,9 +126,9 @@ impl Door<'_> {
     /// A run, and the hands that have it; from here on, the call is about it.
     ///
     /// # Errors
-    /// As [`Door::hands`], or there is no such run.
-    pub fn run(&self, sandbox: &str, run: &str) -> Result<(Hands, Run), Fault> {
-        let hands = self.hands(&convert::sandbox_id(sandbox)?)?;
+    /// As [`Door::awake`], or there is no such run.
+    pub async fn run(&self, sandbox: &str, run: &str) -> Result<(Hands, Run), Fault> {
+        let hands = self.find(sandbox)?.hands_of_before().await?;
         let run = hands.run(&convert::run_id(run)?)?;
         self.call.is_about_run(run.id());
         Ok((hands, run))

@@ -64,7 +64,7 @@ impl Service for HandsService {
 
     async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<Self::AttachStream>, Status> {
         let (door, request) = self.doors.enter(request)?;
-        let (_, run) = door.run(&request.sandbox_id, &request.run_id)?;
+        let (_, run) = door.run(&request.sandbox_id, &request.run_id).await?;
         events(run, request.cursor)
     }
 
@@ -75,7 +75,7 @@ impl Service for HandsService {
         while let Some(message) = messages.message().await? {
             let (hands, run) = match &target {
                 Some(target) => target,
-                None => target.insert(door.run(&message.sandbox_id, &message.run_id)?),
+                None => target.insert(door.run(&message.sandbox_id, &message.run_id).await?),
             };
             match convert::input(message.input)? {
                 None => {}
@@ -104,14 +104,14 @@ impl Service for HandsService {
     async fn get_run(&self, request: Request<GetRunRequest>) -> Result<Response<RunMessage>, Status> {
         let (door, request) = self.doors.enter(request)?;
         let id = convert::sandbox_id(&request.sandbox_id)?;
-        let (_, run) = door.run(&request.sandbox_id, &request.run_id)?;
+        let (_, run) = door.run(&request.sandbox_id, &request.run_id).await?;
         let message = convert::run(&id, &run);
         Ok(Response::new(message.ok_or_else(|| Fault::from(crate::hands::RunError::NotFound(run.id().clone())))?))
     }
 
     async fn kill_run(&self, request: Request<KillRunRequest>) -> Result<Response<KillRunResponse>, Status> {
         let (door, request) = self.doors.enter(request)?;
-        let (hands, run) = door.run(&request.sandbox_id, &request.run_id)?;
+        let (hands, run) = door.run(&request.sandbox_id, &request.run_id).await?;
         if request.signal != 0 {
             let signal = convert::signal(request.signal)?;
             hands.signal(&run, signal).await.map_err(Fault::from)?;

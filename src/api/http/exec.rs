@@ -54,9 +54,9 @@ struct Kill {
     signal: Option<u32>,
 }
 
-/// A run by the ids in the path, to look at: a sandbox that sleeps goes on sleeping.
-pub fn find_run(surface: &Shared, sandbox: &str, run: &str) -> Result<(Hands, Run), Problem> {
-    let hands = find(surface, sandbox)?.hands().map_err(Fault::from)?;
+/// A run by the ids in the path. A sandbox that sleeps goes on sleeping, if that keeps nothing from being seen.
+pub async fn find_run(surface: &Shared, sandbox: &str, run: &str) -> Result<(Hands, Run), Problem> {
+    let hands = find(surface, sandbox)?.hands_of_before().await.map_err(Fault::from)?;
     let run = hands.run(&messages::run_id(run)?).map_err(Fault::from)?;
     Ok((hands, run))
 }
@@ -118,7 +118,7 @@ async fn result(
     State(surface): State<Shared>,
     Path((id, run)): Path<(String, String)>,
 ) -> Result<axum::Json<ResultView>, Problem> {
-    let (_, run) = find_run(&surface, &id, &run)?;
+    let (_, run) = find_run(&surface, &id, &run).await?;
     match timeout(RESULT_WAIT, run.wait_exited()).await {
         Ok(_) => Ok(axum::Json(collect(run).await?)),
         Err(_) => Ok(axum::Json(ResultView { running: true, ..ResultView::default() })),
@@ -130,7 +130,7 @@ async fn kill(
     Path((id, run)): Path<(String, String)>,
     Json(body): Json<Kill>,
 ) -> Result<StatusCode, Problem> {
-    let (hands, run) = find_run(&surface, &id, &run)?;
+    let (hands, run) = find_run(&surface, &id, &run).await?;
     let signal = body.signal.map(messages::signal).transpose()?;
     let killed = match signal {
         None => run.cancel(surface.sandboxes.defaults().runs.kill_grace).await.map(drop),
@@ -152,7 +152,7 @@ async fn attach(
     Query(query): Query<AttachQuery>,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
-    let (_, run) = find_run(&surface, &id, &run)?;
+    let (_, run) = find_run(&surface, &id, &run).await?;
     socket::attach(&surface, upgrade, run, query.cursor, Framing::Numbered)
 }
 

@@ -45,7 +45,7 @@ async fn attach(
     Path((id, run)): Path<(String, String)>,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
-    let (_, run) = find_run(&surface, &id, &run)?;
+    let (_, run) = find_run(&surface, &id, &run).await?;
     socket::attach(&surface, upgrade, run, 0, Framing::Raw)
 }
 
@@ -54,7 +54,7 @@ async fn resize(
     Path((id, run)): Path<(String, String)>,
     Json(Size { cols, rows }): Json<Size>,
 ) -> Result<StatusCode, Problem> {
-    let (_, run) = find_run(&surface, &id, &run)?;
+    let (_, run) = find_run(&surface, &id, &run).await?;
     let resize = proto::input_request::Input::Resize(proto::Resize { rows, cols });
     if let Some(InputAction::Write(input)) = messages::input(Some(resize))? {
         run.input(input).await.map_err(Fault::from)?;
@@ -63,7 +63,7 @@ async fn resize(
 }
 
 async fn remove(State(surface): State<Shared>, Path((id, run)): Path<(String, String)>) -> Result<StatusCode, Problem> {
-    let (_, run) = find_run(&surface, &id, &run)?;
+    let (_, run) = find_run(&surface, &id, &run).await?;
     // One that has ended is as removed as can be; its output stays for the retention time.
     let _ = run.cancel(surface.sandboxes.defaults().runs.kill_grace).await;
     Ok(StatusCode::NO_CONTENT)
