@@ -496,6 +496,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_archive_is_not_quoted() {
+        let place = Place::new();
+        let secret = "root:secret:1:2:3\n".repeat(100);
+        let told = invalid(place.unpack(secret.as_bytes(), budget()));
+        assert!(told.starts_with("layer: ") && !told.contains("secret"), "{told}");
+    }
+
+    #[test]
     fn files_directories_and_links_are_made_with_mode_and_time() {
         let place = Place::new();
         let tar =

@@ -263,3 +263,22 @@ fn failure_reason(kind: FailureKind) -> ErrorReason {
         FailureKind::Remove | FailureKind::Missing => ErrorReason::InternalFault,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workspace_is_a_directory_of_files() {
+        let refused = |workspace: &str| {
+            let request = proto::CreateSandboxRequest { workspace: workspace.to_owned(), ..Default::default() };
+            wish(request).is_err()
+        };
+        for workspace in ["work", "/proc", "/proc/work", "/./sys/work"] {
+            assert!(refused(workspace), "{workspace}");
+        }
+        for workspace in ["", "/", "/work", "/process"] {
+            assert!(!refused(workspace), "{workspace}");
+        }
+    }
+}
