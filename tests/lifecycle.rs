@@ -341,6 +341,10 @@ async fn sandboxes_whose_record_is_lost_are_not_taken_for_nobodys() {
     let refused = daemon.handsd(&["serve", "--http", "off"]).output().unwrap();
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && told.contains("store.db is gone, and "), "{told}");
+    // An empty file is no record either.
+    std::fs::write(daemon.state().join("store.db"), "").unwrap();
+    let refused = daemon.handsd(&["serve", "--http", "off"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("store.db is gone, and "), "{refused:?}");
     moved(".lost", "");
     daemon.restart().await;
     assert_eq!(sandbox.through(&daemon).read("cat file").await, "precious");
