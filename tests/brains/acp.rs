@@ -1,9 +1,9 @@
 //! An agent that has tools of its own, and its client carry them out.
 
-use handsd::api::proto::{DestroySandboxRequest, session::Status};
+use handsd::api::proto::DestroySandboxRequest;
 use serde_json::json;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, WAIT};
 use crate::support::Files;
 use crate::support::Step::{Foreign, Say};
 use crate::support::session::{number, of_kind, summary, text};
@@ -59,18 +59,11 @@ async fn a_command_that_an_agent_gives_up_ends_and_shows_what_it_wrote() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_in_the_middle_of_its_work_is_the_next_prompt_of_the_turn() {
-    let wait = json!({ "command": "while [ ! -e go ]; do sleep 0.02; done; echo went" });
-    let steps = [Foreign("shell", wait), Say("the first is done"), Say("and the second")];
+    let steps = [Foreign("shell", json!({ "command": WAIT })), Say("the first is done"), Say("and the second")];
     let Some(lab) = Lab::start("acp", steps).await else { return };
-    let session = lab.session("first").await;
-    session.until("exec.started", 1).await;
-    session.send("and the second thing").await;
-    lab.in_hands(&session, "touch go").await;
-    let (reason, events) = session.turns(1).await;
-    assert_eq!(reason, "completed", "{:#?}", summary(&events));
+    let events = lab.steer_in_mid_call("and the second thing").await;
     assert_eq!(said(&events), ["and the second"]);
     assert!(told(&lab.model.asked()[2].body).contains("and the second thing"));
-    assert_eq!(session.status().await, Status::Idle, "nothing is left for another turn");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use handsd::api::proto::{
-    BashRequest, CancelSessionRequest, CreateAgentRequest, CreateCredentialRequest, CreateSessionRequest, SessionLimits,
+    BashRequest, CancelSessionRequest, CreateAgentRequest, CreateCredentialRequest, CreateSessionRequest, SessionEvent,
+    SessionLimits, session::Status,
 };
 
+use crate::support::session::summary;
 use crate::support::{Daemon, Model, Options, Session, Step, process};
 
 /// The agent's credential, which must be nowhere but with the model.
 pub const CREDENTIAL: &str = "sk-of-the-agent-4c1f0b";
+
+/// A command that waits for the file `go`.
+pub const WAIT: &str = "while [ ! -e go ]; do sleep 0.02; done; echo went";
 
 /// The agent that speaks the Agent Client Protocol: one whose files and commands are all its client's.
 const GOOSE: &str = "1.52.0";
@@ -162,6 +167,18 @@ impl Lab {
         let brains = self.brain_processes();
         assert!(!brains.is_empty(), "there is a brain");
         brains.into_iter().for_each(process::kill);
+    }
+
+    /// A session whose first call is [`WAIT`], and that gets a message in the middle of it: the events of its one turn.
+    pub async fn steer_in_mid_call(&self, message: &str) -> Vec<SessionEvent> {
+        let session = self.session("first").await;
+        session.until("exec.started", 1).await;
+        session.send(message).await;
+        self.in_hands(&session, "touch go").await;
+        let (reason, events) = session.turns(1).await;
+        assert_eq!(reason, "completed", "{:#?}", summary(&events));
+        assert_eq!(session.status().await, Status::Idle, "nothing is left for another turn");
+        events
     }
 
     /// Runs a command where the session has its hands.

@@ -6,7 +6,7 @@ use handsd::api::proto::session::Status;
 use handsd::api::proto::{SessionEvent, SessionLimits, WriteHeader};
 use serde_json::{Value, json};
 
-use crate::lab::{CREDENTIAL, Lab};
+use crate::lab::{CREDENTIAL, Lab, WAIT};
 use crate::support::Step::{Call, Cut, Foreign, Hang, Hold, Refuse, Say};
 use crate::support::session::{of_kind, summary, text};
 use crate::support::{Files, Session};
@@ -108,16 +108,9 @@ async fn the_model_sees_our_tools_and_nothing_of_the_node(runtime: &str) {
 }
 
 async fn a_message_in_the_middle_of_a_call_is_part_of_the_turn(runtime: &str) {
-    let wait = "while [ ! -e go ]; do sleep 0.02; done; echo went";
-    let Some(lab) = Lab::start(runtime, [Call("bash", json!({ "command": wait })), Say("both")]).await else { return };
-    let session = lab.session("first").await;
-    session.until("exec.started", 1).await;
-    session.send("and the second thing").await;
-    lab.in_hands(&session, "touch go").await;
-    let (reason, events) = session.turns(1).await;
-    assert_eq!(reason, "completed", "{:#?}", summary(&events));
+    let Some(lab) = Lab::start(runtime, [Call("bash", json!({ "command": WAIT })), Say("both")]).await else { return };
+    lab.steer_in_mid_call("and the second thing").await;
     assert!(told(&lab.model.asked()[1].body).contains("and the second thing"));
-    assert_eq!(session.status().await, Status::Idle, "nothing is left for another turn");
     assert_eq!(lab.model.asked().len(), 2);
 }
 

@@ -141,4 +141,18 @@ impl Forward {
             }
         }
     }
+
+    /// So many bytes there, and back from an echo that says `last` at the end; each direction has its own end.
+    pub async fn goes_both_ways(mut self, count: u32, last: &[u8]) {
+        let sent: Vec<u8> = (0..count).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
+        let mut received = Vec::new();
+        for chunk in sent.chunks(100_000) {
+            self.send(chunk).await;
+            received.extend(self.read(chunk.len()).await);
+        }
+        assert!(received == sent, "the bytes are the same");
+        self.finish();
+        assert_eq!(self.read_to_end().await, last);
+        assert!(self.next().await.unwrap().is_none(), "the call is over when both directions are");
+    }
 }
